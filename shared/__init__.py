@@ -1,0 +1,1 @@
+"""The small utility package that the replications share. It never imports `replications`."""

@@ -1,0 +1,48 @@
+"""The look of every figure, and saving one with its sidecar."""
+
+import io
+import json
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from IPython.display import Image
+from matplotlib.figure import Figure
+
+from shared import place
+
+DPI = 110  # 7.2 inches wide: about 800 pixels, the width at which a forge shows a figure
+MOST_BYTES = 120_000
+
+
+def use_style() -> None:
+    """Set the theme of all replications: seaborn, white grid, Okabe-Ito-like colour-blind-safe palette, 11 pt."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font="DejaVu Sans")
+    plt.rcParams.update({
+        "figure.dpi": DPI, "savefig.dpi": DPI, "figure.figsize": (7.2, 4.2), "figure.constrained_layout.use": True,
+        "font.size": 11, "axes.titlesize": 11, "axes.labelsize": 11, "legend.fontsize": 9.5,
+        "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "axes.spines.top": False, "axes.spines.right": False,
+        "grid.alpha": 0.5, "legend.frameon": False, "lines.linewidth": 1.8,
+    })  # fmt: skip
+
+
+def save(fig: Figure, name: str) -> Image:
+    """Write `<name>.png` and its sidecar `<name>.json` (notebook, parameters, seed, commit, versions); return the picture.
+
+    Make it the last expression of a cell: the figure is closed, so it is displayed once.
+    Raises ValueError when the PNG would pass 120 kB, naming remedies.
+    """
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    plt.close(fig)
+    png = buffer.getvalue()
+    if len(png) > MOST_BYTES:
+        raise ValueError(
+            f"figure {name!r} is {len(png) // 1000} kB, over {MOST_BYTES // 1000} kB: draw fewer points, "
+            "rasterise less, or make the figure or its pictures smaller"
+        )
+    folder = place.out() / "figures"
+    folder.mkdir(exist_ok=True)
+    place.write_whole(folder / f"{name}.png", png)
+    sidecar = {"figure": name} | place.provenance()
+    place.write_whole(folder / f"{name}.json", (json.dumps(sidecar, indent=1) + "\n").encode())
+    return Image(png)

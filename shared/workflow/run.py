@@ -1,0 +1,127 @@
+"""Execute one notebook.
+
+python -m shared.workflow.run FAMILY/SLUG [--profile laptop|paper]
+
+Results appear in build/<profile>/<family>/<slug>/ and, for the laptop profile, in figures/<family>/<slug>/, only once
+the whole notebook has succeeded. A failure leaves every earlier result as it was and its traceback in
+build/<profile>/<family>/<slug>.failed/.
+"""
+
+import argparse
+import json
+import os
+import re
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from shared import notebooks, record
+from shared.place import ROOT, write_whole
+from shared.workflow import figurediff, sources
+
+# one thread: results of parallel sums depend on the number of threads, and papers run side by side
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class RunFailed(RuntimeError):
+    """A notebook that did not run through; the message says where and where its traceback is."""
+
+
+def run(paper: str, profile: str) -> None:
+    """Execute `family/slug` at the parameters of `profile` and put its results in place. Raises RunFailed."""
+    home = sources.folder(paper)
+    parameters = record.read(home / "paper.yaml").parameters.get(profile, {})
+    digests = sources.digests(paper)
+    notebooks.check_parameters(notebooks.read(sources.notebook(paper)), parameters)
+
+    done = ROOT / "build" / profile / paper
+    part, failed = done.with_name(done.name + ".part"), done.with_name(done.name + ".failed")
+    for old in (part, failed):
+        shutil.rmtree(old, ignore_errors=True)
+    part.mkdir(parents=True)
+
+    executed = part / f"{home.name}.ipynb"
+    os.environ.update(ONE_THREAD, REPLICATIONS_OUT=str(part), REPLICATIONS_PROFILE=profile)
+    started = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            sources.notebook(paper), executed, parameters=parameters, cwd=home, kernel_name="python3",
+            progress_bar=False, log_output=False, record_timing=False,
+            extra_arguments=["--log-level=ERROR"],  # ipykernel warns that it talks over the loopback
+        )  # fmt: skip
+    except BaseException as error:  # also a killed kernel, a full disk, Ctrl-C: keep what there is, then re-raise
+        what = _traceback(error)
+        (part / "traceback.txt").write_text(what, encoding="utf-8")
+        part.rename(failed)
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        last = what.strip().splitlines()[-1] if what.strip() else type(error).__name__
+        where = f"{(failed / 'traceback.txt').relative_to(ROOT)}"
+        raise RunFailed(f"{paper} failed: {last}\n  traceback: {where}\n  earlier results were left as they were") from error
+
+    measures = {"seconds": round(time.monotonic() - started, 1)} | _compute(executed)
+    write_whole(part / "run.json", (json.dumps(measures | {"digests": digests}, indent=1) + "\n").encode())
+    if not (part / "ledger.json").exists():
+        raise RunFailed(f"{paper}: the notebook never called ledger.verdicts(), so there is no ledger.json")
+    shutil.rmtree(done, ignore_errors=True)
+    part.rename(done)
+    if profile == "laptop":
+        refresh_figures(done / "figures", ROOT / "figures" / paper)
+
+
+def refresh_figures(new: Path, shown: Path) -> None:
+    """Bring `shown` up to date with `new`, replacing only pictures that differ, so that history stays small."""
+    shown.mkdir(parents=True, exist_ok=True)
+    names = {p.stem for p in new.glob("*.png")}
+    for path in shown.glob("*"):
+        if path.stem not in names:
+            path.unlink()
+    for name in sorted(names):
+        picture = shown / f"{name}.png"
+        if not picture.exists() or figurediff.difference(picture.read_bytes(), (new / f"{name}.png").read_bytes()):
+            for suffix in (".png", ".json"):
+                write_whole(shown / f"{name}{suffix}", (new / f"{name}{suffix}").read_bytes())
+
+
+def _compute(executed: Path) -> dict:
+    """The cells' own seconds, the kernel's processor seconds and its peak memory in MB."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "cell_seconds": round(sum(c["metadata"].get("papermill", {}).get("duration") or 0 for c in cells), 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mb": round(usage.ru_maxrss / 1024),
+    }
+
+
+def _traceback(error: BaseException) -> str:
+    if isinstance(error, PapermillExecutionError):
+        text = f"cell {error.cell_index}:\n{error.source}\n\n" + "\n".join(error.traceback)
+        return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return f"{type(error).__name__}: {error}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Execute one notebook.")
+    parser.add_argument("paper", metavar="FAMILY/SLUG")
+    parser.add_argument("--profile", choices=("laptop", "paper"), default="laptop")
+    arguments = parser.parse_args()
+    try:
+        for paper in sources.papers(arguments.paper):
+            run(paper, arguments.profile)
+    except (RunFailed, OSError, sources.UnknownPaper, record.RecordError, notebooks.NotebookError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {arguments.paper}; earlier results were left as they were", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
