@@ -121,12 +121,12 @@ def test_declared_but_not_measured(ledger):
 
 
 def test_measured_but_not_declared(ledger):
-    with pytest.raises(LedgerError, match="'mean_is_negative' is not declared.*mean_is_positive"):
+    with pytest.raises(LedgerError, match=r"'mean_is_negative' is not declared.*mean_is_positive"):
         ledger.measure("mean_is_negative", effect=[1, 2, 3], placebo=[-1, 0, 1])
 
 
 def test_bad_sample_names_the_claim_and_the_side(ledger):
-    with pytest.raises(LedgerError, match="mean_is_positive, placebo: .*NaN"):
+    with pytest.raises(LedgerError, match=r"mean_is_positive, placebo: .*NaN"):
         ledger.measure("mean_is_positive", effect=[1, 2, 3], placebo=[1, 2, float("nan")])
 
 

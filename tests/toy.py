@@ -23,12 +23,13 @@ claims:
 parameters:
   paper: {n_seeds: 5}
 """
-METHOD = '"""A toy method."""\n\n\ndef shifted(x: float) -> float:\n    """x plus one."""\n    return x + 1\n'
+METHOD = '"""A toy method."""\n\n\ndef shifted(x: float) -> float:\n    """x plus a half."""\n    return x + 0.5\n'
 CELLS = {
     "imports": "import method\nimport numpy as np\n\nfrom shared import figures, seeding\nfrom shared.ledger import Ledger",
     "claims": "ledger = Ledger.here()\nledger",
     "parameters": "n_seeds: int = 4  # repeats (paper: 5)",
-    "experiment": "x = np.array([method.shifted(seeding.rng(s).normal(0, 0.1)) for s in seeding.seeds(n_seeds)])\nprint(f'{x.mean():.3f}')",
+    "experiment": "draws = [seeding.rng(s).normal(1, 0.1) for s in seeding.seeds(n_seeds)]\nx = np.array([method.shifted(d) for d in draws])\n"
+    "print(f'{x.mean():.3f}')",
     "figure": "import matplotlib.pyplot as plt\n\nfig, ax = plt.subplots(figsize=(4, 3))\nax.plot(x, lw=2)\n"
     "ax.plot(x + 1, lw=2)\nax.set(xlabel='seed', ylabel='effect', ylim=(0, 3))\nfigures.save(fig, 'effects')",
     "verdicts": "ledger.measure('mean_is_positive', effect=x, placebo=x - x.mean())\nledger.verdicts()",

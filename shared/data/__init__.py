@@ -21,7 +21,7 @@ class DataError(RuntimeError):
 class PackageFile:
     """A data file that ships inside an installed package, found without importing the package.
 
-    distribution: the pip name, pinned in requirements-data.txt. suffix: how the file's path ends.
+    distribution: the pip name, pinned in requirements-data.txt. suffix: the end of the file's path, whole names.
     sha256: of the file, hex. licence, citation: of the *data*, often not the package's.
     """
 
@@ -38,7 +38,7 @@ class PackageFile:
             files = importlib.metadata.files(self.distribution) or []
         except importlib.metadata.PackageNotFoundError:
             raise DataError(f"data package {self.distribution!r} is not installed; {install}") from None
-        found = [f for f in files if str(f).endswith(self.suffix)]
+        found = [f for f in files if f"/{f}".endswith(f"/{self.suffix}")]
         if len(found) != 1:
             raise DataError(f"{len(found)} files end with {self.suffix!r} in package {self.distribution!r}, not 1; {install}")
         path = Path(found[0].locate())

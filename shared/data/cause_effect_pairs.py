@@ -1,8 +1,8 @@
 """Simulated cause-effect pairs: a generator after the benchmark families, and the published sets themselves.
 
-The families AN, AN-s, LS, LS-s, MN-U were made by Tagasovska, Chavez-Demoulin & Vatter (2020, "Distinguishing cause from
-effect using quantiles", ICML, arXiv 1801.10579), SIM and SIM-G by Mooij et al. (2016, JMLR 17(32)). The published sets are
-read from the developer's mirror; no licence is stated for them, so none is kept here.
+The families AN, AN-s, LS, LS-s, MN-U were made by Tagasovska, Chavez-Demoulin & Vatter (2020, "Distinguishing cause
+from effect using quantiles", ICML, arXiv 1801.10579), SIM and SIM-G by Mooij et al. (2016, JMLR 17(32)). The published
+sets are read from the developer's mirror; no licence is stated for them, so none is kept here.
 """
 
 import numpy as np
@@ -61,7 +61,7 @@ def simulate(kind: str, n: int, rng: np.random.Generator, cause=mixture_cause) -
 
 
 def official(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The published set `name`: causes (100, 1000) and effects (100, 1000), no unit. Raises DataError without the mirror."""
+    """The published set `name`: causes and effects, (100, 1000) each, no unit. Raises DataError without the mirror."""
     if name not in OFFICIAL:
         raise ValueError(f"name must be one of {', '.join(OFFICIAL)}, not {name!r}")
     pairs = np.load(from_mirror("cause-effect-pairs", f"{name}.npz"))

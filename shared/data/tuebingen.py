@@ -1,8 +1,9 @@
 """The Tuebingen cause-effect pairs: real pairs of quantities of which one is known to cause the other.
 
-From the package `cdt` (found, never imported), which holds 99 of the 108 pairs; the weights and the numbering are from the
-collection's `pairmeta.txt`. Of the 99 pairs the paper scores, cdt has all but 106 and 108; 47 and 70 are dropped as in the
-paper, because they are discrete. So 97 pairs of 34 sources remain. The paper's own set is read from the developer's mirror.
+From the package `cdt` (found, never imported), which holds 99 of the 108 pairs; the weights and the numbering are from
+the collection's `pairmeta.txt`. Of the 99 pairs the paper scores, cdt has all but 106 and 108; 47 and 70 are dropped as
+in the paper, because they are discrete. So 97 pairs of 34 sources remain. The paper's own set is read from the
+developer's mirror.
 """
 
 from typing import NamedTuple
@@ -16,9 +17,9 @@ FILE = PackageFile(
     distribution="cdt",
     suffix="Tuebingen_pairs.csv",
     sha256="e3726459486cf50642de62ce4ceb35669100f6867bd564863b4663546c1393cf",
-    licence="none stated for the collection, which asks to be cited; pairs 1-41 from the UCI repository; cdt itself is MIT",
-    citation="Mooij, Peters, Janzing, Zscheischler & Schoelkopf (2016), Distinguishing cause from effect using observational "
-    "data: methods and benchmarks, JMLR 17(32), webdav.tuebingen.mpg.de/cause-effect",
+    licence="none stated for the collection, which asks to be cited; pairs 1-41 are from UCI; cdt itself is MIT",
+    citation="Mooij, Peters, Janzing, Zscheischler & Schoelkopf (2016), Distinguishing cause from effect using "
+    "observational data: methods and benchmarks, JMLR 17(32), webdav.tuebingen.mpg.de/cause-effect",
 )
 
 

@@ -3,7 +3,7 @@
 import re
 import sys
 
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+import jupytext
 
 from shared import notebooks, record
 from shared.workflow import sources
@@ -27,27 +27,76 @@ next: ""
 
 METHOD = '''\
 """The algorithm of <the paper>, and nothing else: pure, typed, no plots, no files."""
+
+
+def equation(x: float) -> float:
+    """What it computes, with shapes, units and the equation's number."""
+    return x
 '''
 
-CELLS = (
-    ("md", "## 1. The paper's title\n\nCitation. The question in a concrete person's terms, and why it matters: three lines, no outcome."),
-    ("py", "import method\n\nfrom shared import figures, seeding\nfrom shared.ledger import Ledger\nfrom shared.source import show_source\n\nfigures.use_style()"),
-    ("md", "## 2. Claims"),
-    ("py", "ledger = Ledger.here()\nledger"),
-    ("md", "## 3. Parameters"),
-    ("parameters", "n_seeds: int = 5  # repeats behind every interval (paper: 10)"),
-    ("md", "## 4. Data"),
-    ("md", "## 5. Method\n\nThe equation, with the paper's number."),
-    ("py", "show_source(figures.use_style)  # in its place: the function of method.py that is the equation"),
-    ("md", "## 6. Sanity"),
-    ("md", "## 7. Experiment"),
-    ("py", "seeds = seeding.seeds(n_seeds)"),
-    ("md", "## 8. Figures"),
-    ("md", "## 9. Verdicts"),
-    ("py", "ledger.verdicts()"),
-    ("md", "## 10. What differs from the paper"),
-    ("py", "ledger.deviations()"),
-)  # fmt: skip
+NOTEBOOK = """\
+# %% [markdown]
+# # 1. The paper's title
+#
+# Citation. Then the question, concretely, and why it matters: three lines, no outcome.
+
+# %%
+import method
+
+from shared import figures, seeding
+from shared.ledger import Ledger
+from shared.source import show_source
+
+figures.use_style()
+
+# %% [markdown]
+# ## 2. Claims
+
+# %%
+ledger = Ledger.here()
+ledger
+
+# %% [markdown]
+# ## 3. Parameters
+
+# %% tags=["parameters"]
+n_seeds: int = 5  # repeats behind every interval (paper: 10)
+
+# %% [markdown]
+# ## 4. Data
+
+# %% [markdown]
+# ## 5. Method
+#
+# The equation, with the paper's number, and under it the function that is the equation.
+
+# %%
+show_source(method.equation)
+
+# %% [markdown]
+# ## 6. Sanity
+
+# %% [markdown]
+# ## 7. Experiment
+
+# %%
+seeds = seeding.seeds(n_seeds)
+
+# %% [markdown]
+# ## 8. Figures
+
+# %% [markdown]
+# ## 9. Verdicts
+
+# %%
+ledger.verdicts()
+
+# %% [markdown]
+# ## 10. What differs from the paper
+
+# %%
+ledger.deviations()
+"""
 
 
 def scaffold(paper: str) -> None:
@@ -59,14 +108,7 @@ def scaffold(paper: str) -> None:
     home.mkdir(parents=True, exist_ok=False)
     (home / "paper.yaml").write_text(RECORD, encoding="utf-8")
     (home / "method.py").write_text(METHOD, encoding="utf-8")
-    notebook = new_notebook(cells=[_cell(number, *cell) for number, cell in enumerate(CELLS)])
-    notebooks.write(notebooks.normalise(notebook), sources.notebook(paper))
-
-
-def _cell(number: int, kind: str, source: str):
-    if kind == "md":
-        return new_markdown_cell(source, id=f"c{number}")
-    return new_code_cell(source, id=f"c{number}", metadata={"tags": ["parameters"]} if kind == "parameters" else {})
+    notebooks.write(notebooks.normalise(jupytext.reads(NOTEBOOK, "py:percent")), sources.notebook(paper))
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ def run(paper: str, profile: str) -> None:
     part.mkdir(parents=True)
 
     executed = part / f"{home.name}.ipynb"
-    os.environ.update(ONE_THREAD, REPLICATIONS_OUT=str(part), REPLICATIONS_PROFILE=profile)
+    os.environ.update(ONE_THREAD, REPLICATIONS_OUT=str(part))
     started = time.monotonic()
     try:
         papermill.execute_notebook(

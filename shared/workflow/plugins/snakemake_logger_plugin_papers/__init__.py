@@ -12,6 +12,9 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from shared.workflow.results import typical_seconds
 
+# a failed notebook has said so itself, with the place of its traceback
+SAID_BY_THE_JOB = ("CalledProcessError", "At least one job did not complete", "Exiting because a job execution failed")
+
 
 class LogHandler(LogHandlerBase):
     def __post_init__(self) -> None:
@@ -37,10 +40,8 @@ class LogHandler(LogHandlerBase):
             self.ended(record.job_id, "done")
         elif event == LogEvent.JOB_ERROR:
             self.ended(record.jobid, "FAILED")
-        elif event == LogEvent.ERROR or (event is None and record.levelname == "ERROR"):
-            message = record.getMessage()
-            if "Exiting because a job execution failed" not in message and message != "None":
-                print(message, file=sys.stderr, flush=True)
+        elif record.levelname == "ERROR" and not any(known in record.getMessage() for known in SAID_BY_THE_JOB):
+            print(record.getMessage(), file=sys.stderr, flush=True)
 
     def started(self, record) -> None:
         if record.rule_name == "data_package":
