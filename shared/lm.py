@@ -37,9 +37,10 @@ def load(name: str = SMOLLM2):
     Raises DataError (the package is missing or damaged) or OSError (no such model), each with a remedy.
     """
     import torch
+    from tqdm import TqdmWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm misses its widgets when transformers is imported in a notebook
+        warnings.simplefilter("ignore", TqdmWarning)  # tqdm misses its widgets when transformers is imported in a notebook
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = _converted() if name == SMOLLM2 else name

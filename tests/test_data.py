@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -31,9 +32,7 @@ def test_file_that_the_package_lacks():
 
 
 def test_good_package_file():
-    import importlib.util
-
-    content = open(importlib.util.find_spec("pytest").origin, "rb").read()
+    content = Path(pytest.__file__).read_bytes()
     found = package_file(sha256=hashlib.sha256(content).hexdigest()).path()
     assert found.read_bytes() == content
 

@@ -53,11 +53,17 @@ def test_read(tmp_path):
 
 def ran(*outputs):
     cell = new_code_cell("1", outputs=list(outputs), execution_count=1, metadata={"papermill": {"duration": 1}, "tags": []})
-    return new_notebook(cells=[cell], metadata={"papermill": {"end_time": "now"}, "language_info": {"version": "3.11.7", "name": "python"}})
+    return new_notebook(
+        cells=[cell], metadata={"papermill": {"end_time": "now"}, "language_info": {"version": "3.11.7", "name": "python"}}
+    )
 
 
 def test_normalise():
-    bar = new_output("stream", name="stderr", text="\r 50%|#####     | 1/2 [00:01<00:01,  1.0s/it]\r100%|##########| 2/2 [00:02<00:00, 1.1it/s]\n")
+    bar = new_output(
+        "stream",
+        name="stderr",
+        text="\r 50%|#####     | 1/2 [00:01<00:01,  1.0s/it]\r100%|##########| 2/2 [00:02<00:00, 1.1it/s]\n",
+    )
     clean = notebooks.normalise(ran(new_output("stream", name="stdout", text="1.0"), bar))
     assert clean.cells[0].metadata == {}
     assert [o.name for o in clean.cells[0].outputs] == ["stdout"]

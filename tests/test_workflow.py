@@ -11,7 +11,10 @@ import pytest
 
 from tests import toy
 
-LIGHT = {"imports": "import method\nimport numpy as np\n\nfrom shared import seeding\nfrom shared.ledger import Ledger", "figure": ""}
+LIGHT = {
+    "imports": "import method\nimport numpy as np\n\nfrom shared import seeding\nfrom shared.ledger import Ledger",
+    "figure": "",
+}
 
 
 def rerun(repository, *arguments):
@@ -160,7 +163,9 @@ def test_package_that_is_not_pinned(house):
 
 def start(house) -> subprocess.Popen:
     """A rerun of a paper that takes a while, in a process group of its own, once its kernel works."""
-    toy.write_notebook(house / "replications/causal/one", **LIGHT | {"experiment": "import time\n\nopen('working', 'w')\ntime.sleep(60)"})
+    toy.write_notebook(
+        house / "replications/causal/one", **LIGHT | {"experiment": "import time\n\nopen('working', 'w')\ntime.sleep(60)"}
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "shared.workflow.rerun", "--only", "causal/one"], cwd=house, env=toy.environment_of(house),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

@@ -28,8 +28,8 @@ CELLS = {
     "imports": "import method\nimport numpy as np\n\nfrom shared import figures, seeding\nfrom shared.ledger import Ledger",
     "claims": "ledger = Ledger.here()\nledger",
     "parameters": "n_seeds: int = 4  # repeats (paper: 5)",
-    "experiment": "draws = [seeding.rng(s).normal(1, 0.1) for s in seeding.seeds(n_seeds)]\nx = np.array([method.shifted(d) for d in draws])\n"
-    "print(f'{x.mean():.3f}')",
+    "experiment": "draws = [seeding.rng(s).normal(1, 0.1) for s in seeding.seeds(n_seeds)]\n"
+    "x = np.array([method.shifted(draw) for draw in draws])\nprint(f'{x.mean():.3f}')",
     "figure": "import matplotlib.pyplot as plt\n\nfig, ax = plt.subplots(figsize=(4, 3))\nax.plot(x, lw=2)\n"
     "ax.plot(x + 1, lw=2)\nax.set(xlabel='seed', ylabel='effect', ylim=(0, 3))\nfigures.save(fig, 'effects')",
     "verdicts": "ledger.measure('mean_is_positive', effect=x, placebo=x - x.mean())\nledger.verdicts()",

@@ -1,4 +1,4 @@
-"""HELOC, German credit and CTG as the authors of T-Rex prepared them: the paper's own data, for runs at its scale (MIT repository)."""
+"""HELOC, German credit and CTG as the authors of T-Rex prepared them, for runs at the paper's scale (MIT repository)."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,9 @@ import pandas as pd
 from shared.data import DataError, from_mirror
 
 NAMES = ("heloc", "german", "ctg")
-ORIGIN = "FaisalHamman/TReX-Counterfactuals, dataset/data, commit 5b4b4a9c63c213bedfe2b7e07c8896a9ab02e280 (MIT; HELOC: FICO's terms)"
+ORIGIN = (
+    "FaisalHamman/TReX-Counterfactuals, dataset/data, commit 5b4b4a9c63c213bedfe2b7e07c8896a9ab02e280 (MIT; HELOC: FICO's terms)"
+)
 
 
 def load(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -48,11 +48,11 @@ def birth_death_step(n: np.ndarray, rng: np.random.Generator, *, a: float = 180.
     return np.where(n > 0, np.maximum(moved, 0), 0).astype(n.dtype)
 
 
-def birth_death_events(n: np.ndarray, rng: np.random.Generator, *, dt: float, substeps: int = 10) -> np.ndarray:
+def birth_death_events(n: np.ndarray, rng: np.random.Generator, *, dt: float = 0.1, substeps: int = 10) -> np.ndarray:
     """The same step with whole births and deaths (tau-leaping, Poisson events): the paper's process, about 20 times slower."""
     for _ in range(substeps):
         born, died = (rng.poisson(rate(n) * dt / substeps) for rate in (birth_rate, death_rate))
-        n = np.where(n > 0, np.maximum(n + born - died, 0), 0)
+        n = np.where(n > 0, np.maximum(n + born - died, 0), 0).astype(n.dtype)
     return n
 
 
