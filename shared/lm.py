@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -105,19 +105,17 @@ def _convert(folder: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
 
 
-class _quiet:
+@contextmanager
+def _quiet():
     """No progress bars of transformers on stderr, for as long as the block lasts."""
+    from transformers.utils import logging
 
-    def __enter__(self):
-        from transformers.utils import logging
-
-        self.was = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_):
-        from transformers.utils import logging
-
-        if self.was:
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
             logging.enable_progress_bar()
 
 

@@ -45,7 +45,7 @@ def closing_table(papers: list[str], profile: str) -> str:
     for paper in papers:
         failed = ROOT / "build" / profile / f"{paper}.failed" / "traceback.txt"
         ledger, record = built(paper, profile), run_record(paper, profile)
-        if failed.exists():
+        if failed.parent.exists():
             lines.append(f"{paper:{width}}  FAILED, traceback in {failed.relative_to(ROOT)}")
         elif ledger is None or record is None:
             lines.append(f"{paper:{width}}  has not run")

@@ -8,6 +8,7 @@ build/<profile>/<family>/<slug>.failed/.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import resource
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import papermill
@@ -54,20 +56,23 @@ def run(paper: str, profile: str) -> None:
             progress_bar=False, log_output=False, record_timing=False,
             extra_arguments=["--log-level=ERROR"],  # ipykernel warns that it talks over the loopback
         )  # fmt: skip
+        if not (part / "ledger.json").exists():
+            raise RunFailed("the notebook never called ledger.verdicts(), so there is no ledger.json")
+        measures = {"seconds": round(time.monotonic() - started, 1)} | _compute(executed) | {"digests": digests}
+        write_whole(part / "run.json", (json.dumps(measures, indent=1) + "\n").encode())
     except BaseException as error:  # also a killed kernel, a full disk, Ctrl-C: keep what there is, then re-raise
         what = _traceback(error)
-        (part / "traceback.txt").write_text(what, encoding="utf-8")
+        with suppress(OSError):  # a full disk has no room for it
+            (part / "traceback.txt").write_text(what, encoding="utf-8")
         part.rename(failed)
         if isinstance(error, KeyboardInterrupt):
             raise
-        last = what.strip().splitlines()[-1] if what.strip() else type(error).__name__
-        where = f"{(failed / 'traceback.txt').relative_to(ROOT)}"
-        raise RunFailed(f"{paper} failed: {last}\n  traceback: {where}\n  earlier results were left as they were") from error
-
-    measures = {"seconds": round(time.monotonic() - started, 1)} | _compute(executed)
-    write_whole(part / "run.json", (json.dumps(measures | {"digests": digests}, indent=1) + "\n").encode())
-    if not (part / "ledger.json").exists():
-        raise RunFailed(f"{paper}: the notebook never called ledger.verdicts(), so there is no ledger.json")
+        last = what.strip().splitlines()[-1]
+        remedy = "; make room on the disk and run make again" if getattr(error, "errno", None) == errno.ENOSPC else ""
+        where = (failed / "traceback.txt").relative_to(ROOT)
+        raise RunFailed(
+            f"{paper} failed: {last}{remedy}\n  traceback: {where}\n  earlier results were left as they were"
+        ) from error
     shutil.rmtree(done, ignore_errors=True)
     part.rename(done)
     if profile == "laptop":
