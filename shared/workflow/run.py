@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from shared import notebooks, record
 from shared.place import ROOT, write_whole
-from shared.workflow import figurediff, sources
+from shared.workflow import sources
 
 # one thread: results of parallel sums depend on the number of threads, and papers run side by side
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -80,7 +80,7 @@ def run(paper: str, profile: str) -> None:
 
 
 def refresh_figures(new: Path, shown: Path) -> None:
-    """Bring `shown` up to date with `new`, replacing only pictures that differ, so that history stays small."""
+    """Bring `shown` up to date with `new`, replacing only pictures that changed, so that history stays small."""
     shown.mkdir(parents=True, exist_ok=True)
     names = {p.stem for p in new.glob("*.png")}
     for path in shown.glob("*"):
@@ -88,7 +88,7 @@ def refresh_figures(new: Path, shown: Path) -> None:
             path.unlink()
     for name in sorted(names):
         picture = shown / f"{name}.png"
-        if not picture.exists() or figurediff.difference(picture.read_bytes(), (new / f"{name}.png").read_bytes()):
+        if not picture.exists() or picture.read_bytes() != (new / picture.name).read_bytes():
             for suffix in (".png", ".json"):
                 write_whole(shown / f"{name}{suffix}", (new / f"{name}{suffix}").read_bytes())
 
