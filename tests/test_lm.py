@@ -172,6 +172,16 @@ def test_rounding_is_not_a_change(recorded):
     lm.Responses(recorded, "m@1").get(PROMPTS, DECODING, rounded, check=9)
 
 
+def test_a_list_may_agree_in_part(tmp_path):
+    """Of four recorded items one may fall otherwise at agree=0.75, and two may not."""
+    path = tmp_path / "responses.parquet"
+    lm.Responses(path, "m@1", fresh=True).get(["p"], DECODING, lambda _: [[1, 2, 3, 4]])
+    assert lm.Responses(path, "m@1").get(["p"], DECODING, lambda _: [[1, 2, 3, 9]], agree=0.75) == [[1, 2, 3, 4]]
+    for other, agree in (([1, 2, 9, 9], 0.75), ([1, 2, 3, 9], 1.0), ([1, 2, 3], 0.75)):
+        with pytest.raises(ValueError, match="no longer the recorded one"):
+            lm.Responses(path, "m@1").get(["p"], DECODING, lambda _, other=other: [other], agree=agree)
+
+
 @pytest.mark.parametrize(
     "model, prompt, decoding", [("m@2", "prompt 0", DECODING), ("m@1", "new", DECODING), ("m@1", "prompt 0", {"seed": 2})]
 )

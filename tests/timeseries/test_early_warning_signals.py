@@ -76,6 +76,19 @@ def test_only_collapses_are_kept_and_windows_end_where_they_should():
     assert len(found.at_home[0]) == window
 
 
+def test_no_window_reaches_back_to_an_earlier_life():
+    block, window = 40, 10
+    paths = np.full((8 * block, 2), 480.0)
+    paths[2 * block : 3 * block, 0] = 100  # chain 0 is lost and starts again with block 3
+    for tip, chain in ((3 * block + 25, 0), (5 * block + 25, 1)):
+        paths[tip - 24, chain] = 510
+        paths[tip : tip + 15, chain] = 100
+    found = method.chance_collapses(scripted(paths), 1, np.random.default_rng(0), window=window, chains=2, block=block)
+    assert len(found.at_home) == 1
+    assert found.at_home[0].min() > 250
+    assert found.chain_steps == (2 + 1 + 1 + 1) * block  # blocks 2 to 5, of which chain 0 is old enough in the first only
+
+
 def test_a_window_must_fit():
     with pytest.raises(ValueError, match="window 30 is longer"):
         method.chance_collapses(scripted(np.zeros((1, 1))), 1, np.random.default_rng(0), window=30, block=40)
@@ -182,6 +195,7 @@ def test_start_is_the_stationary_fit():
 def test_flagged():
     null = np.arange(100.0)
     assert method.flagged(np.array([93.0, 94.0, 95.0, 200.0]), null) == 0.5
+    assert method.flagged(np.array([18.5, 18.9, 18.96]), null[:20]) == pytest.approx(1 / 3)  # rank 19.95 of 20
     with pytest.raises(ValueError, match="too few"):
         method.flagged(null, null[:5])
 

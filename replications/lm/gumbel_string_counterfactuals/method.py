@@ -38,7 +38,8 @@ def gumbel_argmax(noise: Tensor) -> Pick:
 def hindsight_noise(log_p: Tensor, words: Tensor, generator: torch.Generator) -> Tensor:
     """A sample from the law of the noise U [n, V], given that it made the model choose `words`.
 
-    log_p [n, V]: log p(. | prompt, w_<i), normalised. words [n]: the observed token ids. Raises ValueError on other shapes or NaN.
+    log_p [n, V]: log p(. | prompt, w_<i), up to a constant. words [n]: the observed token ids.
+    Raises ValueError on other shapes or NaN.
     """
     _check_words("log_p", log_p, words)
     chosen = words[:, None]
@@ -73,7 +74,7 @@ def inverse_cdf_noise(log_p: Tensor, words: Tensor, generator: torch.Generator) 
     _check_words("log_p", log_p, words)
     high = log_p.exp().cumsum(-1)
     p = log_p.gather(-1, words[:, None]).exp().squeeze(-1)
-    # W = k  <=>  F(k - 1) <= u < F(k), words in the order of their ids
+    # W = k  <=>  F(k - 1) < u <= F(k), words in the order of their ids
     return high.gather(-1, words[:, None]).squeeze(-1) - p * torch.rand(len(words), generator=generator, dtype=torch.float64)
 
 
@@ -174,7 +175,7 @@ def rank_one_edited(model, layer: int, u: Tensor, v: Tensor):
     change = torch.outer(u, v)  # [d, m]
     old = linear.weight.detach().clone()
     # GPT-2 keeps its linear maps transposed
-    linear.weight.data += change if old.shape == change.shape and isinstance(linear, torch.nn.Linear) else change.T
+    linear.weight.data += change if isinstance(linear, torch.nn.Linear) else change.T
     try:
         yield model
     finally:
@@ -185,10 +186,15 @@ def gaussian_transport(x0: np.ndarray, x1: np.ndarray, shrink: float = 0.5) -> t
     """Means mu0, mu1 [d] and map A [d, d] of the optimal transport from states x0 [n0, d] to x1 [n1, d], both as Gaussians.
 
     `shrink` in [0, 1] mixes each covariance with its own diagonal, so that it can be inverted when n is not much larger than d.
+    Raises ValueError for other values, for states that are not finite or differ in width, and for a singular covariance.
     """
+    if not 0 <= shrink <= 1:
+        raise ValueError(f"shrink: need a share in [0, 1], got {shrink}")
     for name, x in (("x0", x0), ("x1", x1)):
         if x.ndim != 2 or len(x) < 2 or not np.isfinite(x).all():
             raise ValueError(f"{name}: need at least two rows of finite states, got shape {x.shape}")
+    if x1.shape[1] != x0.shape[1]:
+        raise ValueError(f"x1: need states as wide as those of x0, {x0.shape[1]}, got {x1.shape[1]}")
     s0, s1 = (_shrunk_covariance(np.asarray(x, np.float64), shrink) for x in (x0, x1))
     root, inverse = _matrix_power(s0, 0.5), _matrix_power(s0, -0.5)
     # A = S0^{-1/2} (S0^{1/2} S1 S0^{1/2})^{1/2} S0^{-1/2}
@@ -234,7 +240,8 @@ def value_change(
 ) -> Tensor:
     """u = v* - W k [d]: what to add to the MLP's output at the subject so that the model goes on with `target` after every prompt.
 
-    Adam on -log p(target) + kl KL(edited, original; the word after the subject) + decay |u|^2 / |W k|^2 (ROME's three terms).
+    Adam on -log p(target) + kl KL(original, edited; the word after the subject) + decay |u|^2 / |W k|^2: the three terms of ROME,
+    whose code has |u| where we have its square.
     """
     rows = [[*x, *target] for x in prompts]
     batch, width, t = _left_padded(rows), max(map(len, rows)), len(target)

@@ -72,7 +72,7 @@ def train(
         weights.append(torch.empty(g, n_in, n_out).uniform_(-bound, bound, generator=generator).requires_grad_())
         biases.append(torch.empty(g, 1, n_out).uniform_(-bound, bound, generator=generator).requires_grad_())
     networks = Networks(tuple(weights), tuple(biases))
-    adam = torch.optim.Adam([*weights, *biases], lr=learning_rate)
+    adam = torch.optim.Adam([*weights, *biases], lr=learning_rate, fused=True)
     for _ in range(epochs):
         order = torch.rand(g, k, generator=generator).argsort(dim=1)
         order = rows.gather(1, order)  # (g, k)
@@ -120,19 +120,23 @@ def stability(m: Model, x: Tensor, noise: Tensor, sigma: float, gamma: Tensor) -
     return (m(near) - gamma.unsqueeze(-1) * distance).mean(-1)
 
 
-def local_lipschitz(m: Model, x: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """An estimate (n,) of the Lipschitz constant of m around each x (n, d): the largest slope between sampled points."""
-    near = _around(x, noise, sigma)
-    values = m(near)
+def local_lipschitz(values: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """An estimate (...) of a model's Lipschitz constant around x, from its values (..., k) at x + sigma noise, noise (k, d).
+
+    It is the largest slope between k/2 pairs of these points, so never above the true constant.
+    """
     half = len(noise) // 2
-    rise = (values[:, :half] - values[:, half : 2 * half]).abs()
-    run = (near[:, :half] - near[:, half : 2 * half]).norm(dim=-1)
+    rise = (values[..., :half] - values[..., half : 2 * half]).abs()
+    run = sigma * (noise[:half] - noise[half : 2 * half]).norm(dim=-1)
     # gamma = max |m(x_i) - m(x_j)| / ||x_i - x_j||
     return (rise / run).amax(-1)
 
 
 def bound(k: int, epsilon: float, gamma_m: Tensor, gamma_changed: Tensor, sigma: float) -> Tensor:
-    """Theorem 1: with at least this probability, M(x) >= R(x, m) - epsilon. Lipschitz constants (n,), result (n,) in [0, 1]."""
+    """Theorem 1: with at least this probability, M(x) >= R(x, m) - epsilon. Lipschitz constants (n,), result (n,) in [0, 1].
+
+    Its premise: for every M, Z = (1/k) sum_i (m(x_i) - M(x_i)) lies within epsilon / 2 of its mean on average over the x_i.
+    """
     # 1 - exp(-k e^2 / (8 (gamma_m + gamma_M)^2 sigma^2))
     return 1 - torch.exp(-k * epsilon**2 / (8 * (gamma_m + gamma_changed) ** 2 * sigma**2))
 
@@ -164,9 +168,9 @@ def closest_counterfactual(
                 z = x + (z - x).sign() * ((z - x).abs() - rate * beta).clamp(min=0)
                 z = z.clamp(0, 1)
                 cost = ((z - x) ** 2).sum(-1) + beta * (z - x).abs().sum(-1)
-                better = (m(z) > 0.5) & (cost < best_cost)
-                best[better], best_cost[better] = z[better], cost[better]
                 reached = m(z) > 0.5
+                better = reached & (cost < best_cost)
+                best[better], best_cost[better] = z[better], cost[better]
         high = torch.where(reached, c.minimum(high), high)
         low = torch.where(reached, low, c.maximum(low))
         c = torch.where(high.isinf(), c * 10, (low + high) / 2)
@@ -217,6 +221,12 @@ def random_direction(x0: Tensor, generator: torch.Generator) -> Direction:
     return lambda x: fixed
 
 
+def turned_direction(direction: Direction, x0: Tensor, generator: torch.Generator) -> Direction:
+    """`direction` turned towards a random one per point, by 45 degrees where the two are orthogonal: a wasteful walk."""
+    fixed = torch.nn.functional.normalize(torch.randn(x0.shape, generator=generator), dim=-1)
+    return lambda x: torch.nn.functional.normalize(direction(x), dim=-1) + fixed
+
+
 def sns_direction(m: Model, generator: torch.Generator, points: int = 20, jitter: float = 1e-3) -> Direction:
     """Stable neighbour search (Black et al. 2022): the gradient of the line integral of m from the origin to x."""
     shares = torch.arange(1, points + 1) / points
@@ -252,38 +262,53 @@ def trex_iterative(
 ) -> Tensor:  # fmt: skip
     """T-Rex:I: from counterfactuals x0 (n, d), climb the relaxed Stability until it reaches tau in [0, 1]; (n, d)."""
     path = walk(m, x0, stability_direction(m, sigma, k, generator), steps=steps, rate=rate, radius=radius)
+    return stop_when_stable(m, path, sigma=sigma, tau=tau, k=k, generator=generator)
+
+
+def stop_when_stable(m: Model, path: Tensor, *, sigma: float, tau: float, k: int, generator: torch.Generator) -> Tensor:
+    """The point (n, d) of each path (s, n, d) at its first relaxed Stability of at least tau, on fresh noise; else its last."""
     with torch.no_grad():
         reached = [relaxed_stability(m, x, torch.randn(k, x.shape[1], generator=generator), sigma) >= tau for x in path]
     return stop_at(path, torch.stack(reached))
 
 
-def nearest_accepted(
-    m: Model, x: Tensor, training: Tensor, *, sigma: float = 0.0, tau: float = 0.0, k: int = 200, generator: torch.Generator
-) -> Tensor:
+def nearest_accepted(m: Model, x: Tensor, training: Tensor) -> Tensor:
+    """For each x (n, d) the nearest training point (n, d) that m accepts. Raises ValueError when m accepts none."""
+    with torch.no_grad():
+        accepted = training[m(training) > 0.5]
+    if len(accepted) == 0:
+        raise ValueError("training holds no point that m accepts")
+    return accepted[torch.cdist(x, accepted).argmin(1)]
+
+
+def trex_nearest(m: Model, x: Tensor, training: Tensor, *, sigma: float, tau: float, k: int, generator: torch.Generator) -> Tensor:
     """T-Rex:NN: for each x (n, d) the nearest training point that m accepts with relaxed Stability of at least tau; (n, d).
 
-    tau 0 is the plain nearest accepted point, which is also what a point gets when none passes the test.
-    Raises ValueError when m accepts no training point.
+    The plain nearest accepted point where none reaches tau.
     """
+    noise = torch.randn(k, x.shape[1], generator=generator)
     with torch.no_grad():
-        accepted = training[m(training) > 0.5]  # (a, d)
-        if len(accepted) == 0:
-            raise ValueError("training holds no point that m accepts")
-        noise = torch.randn(k, x.shape[1], generator=generator)
-        score = torch.cat([relaxed_stability(m, part, noise, sigma) for part in accepted.split(512)])
-        distance = torch.cdist(x, accepted)  # (n, a)
-        stable = distance.masked_fill(score < tau, torch.inf)
-        chosen = torch.where(stable.isinf().all(1), distance.argmin(1), stable.argmin(1))
-        return accepted[chosen]
+        # R^ <= m(x) for any noise, so only points with m(x) >= tau can pass
+        able = training[m(training) >= max(tau, 0.5)]
+        stable = [part[relaxed_stability(m, part, noise, sigma) >= tau] for part in able.split(512)]
+    stable = torch.cat(stable) if stable else able
+    return nearest_accepted(m, x, stable if len(stable) else training)
 
 
 def gradient_counterfactual(
-    m: Model, x: Tensor, *, distance_weight: float, worst_change: float = 0.0, steps: int = 300, rate: float = 0.01
+    m: Model,
+    x: Tensor,
+    *,
+    distance_weight: float | Tensor,
+    worst_change: float | Tensor = 0.0,
+    steps: int = 300,
+    rate: float = 0.01,
 ) -> Tensor:
     """Wachter's search (worst_change 0) and ROAR's: accepted points (n, d) near x, NaN rows where none was found.
 
-    Minimises the cross-entropy of the wanted class plus distance_weight ||x' - x||_1. ROAR takes the logit after the worst
-    change of a local linear model's weights by at most worst_change each: logit - worst_change ||x'||_1.
+    Both knobs are one number for all points or one each, (n,). Minimises the cross-entropy of the wanted class plus
+    distance_weight ||x' - x||_1. ROAR takes the logit after the worst change of a local linear model's weights by at most
+    worst_change each: logit - worst_change ||x'||_1.
     """
     _checked(x)
     z = x.clone().requires_grad_()

@@ -99,8 +99,8 @@ class Collapses:
     history: list = field(default_factory=list)
     at_home: list = field(default_factory=list)
     near_misses: int = 0  # fell below the alarm level and came home again
-    unusable: int = 0  # younger than its windows, or still undecided: not counted
-    chain_steps: int = 0
+    unusable: int = 0  # no visit home or too short a record before it, or still undecided: not counted
+    chain_steps: int = 0  # samples among which a collapse was looked for
 
 
 def chance_collapses(
@@ -109,8 +109,8 @@ def chance_collapses(
     """Run many chains with constant parameters until `n_collapses` have collapsed by chance; keep only those.
 
     Paths are made in blocks; a collapse is looked for in the middle one of three, so that its past and its future are
-    both at hand. A chain that is lost starts again at `start` with the next block, and is not used before a whole block
-    has passed.
+    both at hand. A chain that is lost starts again at `start` with the next block, and is not used before two whole blocks
+    have passed, so that no path reaches back to an earlier life.
     Raises ValueError when a window is longer than half a block.
     """
     if 2 * window > block:
@@ -124,9 +124,10 @@ def chance_collapses(
         ages.append(age)
         dead = blocks[-1][-1] < system.lost
         state, age = np.where(dead, np.float32(system.start), blocks[-1][-1]), np.where(dead, 0, age + 1)
-        found.chain_steps += chains * block
         if len(blocks) == 3:
-            for chain in np.flatnonzero((blocks[1] < system.alarm).any(axis=0) & (ages[0] >= 1)):
+            old = ages[1] >= 2
+            found.chain_steps += block * int(old.sum())
+            for chain in np.flatnonzero(old & (blocks[1] < system.alarm).any(axis=0)):
                 _record(found, np.concatenate([b[:, chain] for b in blocks]), system, window, block)
             blocks.pop(0)
             ages.pop(0)
@@ -275,10 +276,14 @@ def _nelder_mead(function, start: np.ndarray, size: np.ndarray):
 
 
 def flagged(statistic: np.ndarray, null: np.ndarray, level: float = 0.05) -> float:
-    """Share of `statistic` (n,) above the (1 - level) quantile of the matched `null` (k,): false positives, or power."""
+    """Share of `statistic` (n,) above the (1 - level) quantile of the matched `null` (k,): false positives, or power.
+
+    Raises ValueError when `null` has fewer than 1 / level values.
+    """
     if len(null) < 1 / level:
         raise ValueError(f"null has {len(null)} values, too few for a level of {level}")
-    return float(np.mean(np.asarray(statistic) > np.quantile(null, 1 - level)))
+    # the Weibull quantile, rank (k + 1)(1 - level), is passed by a new null value with probability `level`, however small k
+    return float(np.mean(np.asarray(statistic) > np.quantile(null, 1 - level, method="weibull")))
 
 
 def deteriorating(

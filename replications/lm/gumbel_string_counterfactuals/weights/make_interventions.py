@@ -80,6 +80,8 @@ def gendered_sentences(tokenizer) -> tuple[list[list[int]], list[list[int]]]:
     sentences = [s.strip() for review in text for s in re.split(r"(?<=[.!?])\s+", review.replace("<br />", " "))]
     sides = [], []
     for i in seeding.rng(SEED, "sentences").permutation(len(sentences)):
+        if all(len(side) == SENTENCES for side in sides):
+            break
         words = set(re.findall(r"[a-z]+", sentences[i].lower())[:12])
         he, she = bool(words & {"he", "his"}), bool(words & {"she", "her"})
         if he != she and len(sides[she]) < SENTENCES and len(ids := tokenizer(sentences[i]).input_ids) >= FIRST:
