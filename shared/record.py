@@ -107,7 +107,7 @@ def read(path: str | Path) -> Paper:
     if not path.exists():
         raise RecordError(f"{path}: no such file; a replication needs one (make new SLUG=<family>/<slug> writes a scaffold)")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise RecordError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):

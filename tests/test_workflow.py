@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from tests import toy
@@ -178,6 +179,11 @@ def start(house) -> subprocess.Popen:
     raise AssertionError(process.communicate())
 
 
+def processes_in(folder) -> list:
+    """The processes, kernels among them, whose working directory lies in a folder."""
+    return [p for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(str(folder))]
+
+
 def test_two_at_once_and_interrupting(house):
     """A second make is refused; Ctrl-C ends the first, its kernel too, and leaves earlier results as they were."""
     built = house / "build/laptop/causal/one/ledger.json"
@@ -194,7 +200,11 @@ def test_two_at_once_and_interrupting(house):
     assert process.returncode == 130, (out, err)
     assert "earlier results were left as they were" in err
     assert built.read_text() == before
-    assert not subprocess.run(["pgrep", "-f", f"ipykernel.*{house}"], capture_output=True, text=True, check=False).stdout
+    for _ in range(100):
+        if not (left := processes_in(house)):
+            break
+        time.sleep(0.1)
+    assert not left
     assert rerun(house).returncode == 0
 
 

@@ -2,12 +2,14 @@
 
 python -m shared.workflow.rerun [--only ...] [--profile laptop|paper] [--force] [--time]
 
-Snakemake decides what is stale and runs it; this checks the request, keeps a second run out and prints the table.
+Snakemake decides what is stale and runs it; this checks the request, keeps a second run out, spares snakemake's start
+when nothing has changed, and prints the table.
 """
 
 import argparse
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,14 +47,24 @@ def snakemake(only: str, profile: str, force: bool) -> int:
     plugins = Path(__file__).parent / "plugins"
     path = os.pathsep.join(filter(None, [str(plugins), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        command + (["--forcerun", "notebook"] if force else []), cwd=ROOT, env=os.environ | {"PYTHONPATH": path}
+        command + (["--forcerun", "notebook"] if force else []), cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, process_group=0
     )
     try:
         return process.wait()
-    except KeyboardInterrupt:  # snakemake and the notebooks got it too: let them put things away
+    except KeyboardInterrupt:
         print("\nstopping ...", file=sys.stderr, flush=True)
-        process.wait()
+        stop(process)
         raise
+
+
+def stop(process: subprocess.Popen, patience: float = 20.0) -> None:
+    """Ask snakemake and its notebooks to put things away, and end them when they have not after `patience` seconds."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # a kernel ends itself when its parent is gone
+        process.wait()
 
 
 def main() -> int:
@@ -69,7 +81,11 @@ def main() -> int:
                 packages.pin(name)
         with alone():
             started = time.monotonic()
-            code = snakemake(" ".join(papers) if arguments.only else "", arguments.profile, arguments.force)
+            current = all(results.is_current(paper, arguments.profile) for paper in papers)
+            if arguments.force or not current:  # starting snakemake takes seconds
+                code = snakemake(" ".join(papers) if arguments.only else "", arguments.profile, arguments.force)
+            else:
+                code = 0
             wall = time.monotonic() - started
     except (Busy, sources.UnknownPaper, record.RecordError, packages.PackageError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,13 @@ def run_record(paper: str, profile: str = "laptop") -> dict | None:
     return _json(ROOT / "build" / profile / paper / "run.json")
 
 
+def is_current(paper: str, profile: str = "laptop") -> bool:
+    """Whether the last run succeeded, through the workflow, and its sources are still the same."""
+    done = ROOT / "build" / profile / paper / ".done"
+    record = run_record(paper, profile)
+    return done.exists() and record is not None and record["digests"] == sources.digests(paper)
+
+
 def typical_seconds(paper: str) -> float | None:
     """Seconds of the last run here, else those recorded when the ledger was accepted, else None."""
     for known in (run_record(paper), (accepted(paper) or {}).get("run")):

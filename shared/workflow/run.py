@@ -54,7 +54,7 @@ def run(paper: str, profile: str) -> None:
         papermill.execute_notebook(
             sources.notebook(paper), executed, parameters=parameters, cwd=home, kernel_name="python3",
             progress_bar=False, log_output=False, record_timing=False,
-            extra_arguments=["--log-level=ERROR"],  # ipykernel warns that it talks over the loopback
+            extra_arguments=["--log-level=CRITICAL"],  # ipykernel warns of the loopback, and of being stopped
         )  # fmt: skip
         if not (part / "ledger.json").exists():
             raise RunFailed("the notebook never called ledger.verdicts(), so there is no ledger.json")
