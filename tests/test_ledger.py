@@ -131,12 +131,16 @@ def test_bad_sample_names_the_claim_and_the_side(ledger):
 
 
 def test_importing_the_ledger_is_quick_and_light():
-    code = (
-        "import sys, time; t = time.process_time(); import shared.ledger; print(time.process_time() - t);"
-        "assert not {'torch', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # warms the cache of compiled modules
-    runs = [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(5)
-    ]
-    assert min(runs) < 0.3
+    """0.3 s on a quiet machine, nearly all of it numpy's and pydantic's: what is ours is compared with theirs, so that a busy
+    machine does not fail it."""
+
+    def seconds(modules: str) -> float:
+        code = (
+            f"import sys, time; t = time.process_time(); import {modules}; print(time.process_time() - t);"
+            "assert not {'torch', 'transformers', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)"
+        )
+        runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+        return min(float(run.stdout) for run in runs)
+
+    theirs = seconds("numpy, pydantic, yaml, json, pathlib, subprocess, importlib.metadata")
+    assert seconds("shared.ledger") < 2 * theirs
