@@ -5,13 +5,19 @@ other, and is `undecided` when it straddles. It is `void` when the placebo, the 
 mechanism taken out, holds too: then the measurement tells nothing.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared import place, record
+from shared import place
+
+if TYPE_CHECKING:
+    from shared import record
 
 MIME = "application/vnd.replications.ledger+json"  # what validation compares instead of the rendered text
 LEVEL = 0.95
@@ -119,8 +125,10 @@ class Ledger(Rendered):
         self._measured: dict[str, tuple[Estimate, Estimate]] = {}
 
     @classmethod
-    def here(cls) -> "Ledger":
+    def here(cls) -> Ledger:
         """The ledger of the running notebook, from the `paper.yaml` in its folder. Raises RecordError."""
+        from shared import record  # pydantic is slow to import, and needed only once a paper.yaml is read
+
         return cls(record.read(place.here() / "paper.yaml"), place.out())
 
     def measure(self, claim_id: str, *, effect, placebo) -> None:
