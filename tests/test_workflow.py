@@ -144,22 +144,23 @@ def test_bad_parameters(house, parameters, told):
     assert not (house / "build/paper").exists()
 
 
-def test_bad_record_stops_before_anything_runs(house):
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("venue: ICML", "causal/one/paper.yaml:\n  venue: unknown key"),
+        (
+            "packages: [no-such-data]",
+            "package 'no-such-data' is not pinned: add a line no-such-data==<version> to requirements-data.txt",
+        ),
+    ],
+)
+def test_a_bad_record_stops_before_anything_runs(house, line, told):
     record = house / "replications/causal/one/paper.yaml"
-    record.write_text(toy.RECORD + "venue: ICML\n")
+    record.write_text(f"{toy.RECORD}{line}\n")
     run = rerun(house)
     record.write_text(toy.RECORD)
     assert run.returncode == 2
-    assert f"{record}:\n  venue: unknown key" in run.stderr
-
-
-def test_package_that_is_not_pinned(house):
-    record = house / "replications/causal/one/paper.yaml"
-    record.write_text(toy.RECORD + "packages: [no-such-data]\n")
-    run = rerun(house)
-    record.write_text(toy.RECORD)
-    assert run.returncode == 2
-    assert "package 'no-such-data' is not pinned: add a line no-such-data==<version> to requirements-data.txt" in run.stderr
+    assert told in run.stderr
 
 
 def start(house) -> subprocess.Popen:

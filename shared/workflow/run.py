@@ -42,9 +42,9 @@ def run(paper: str, profile: str) -> None:
     notebooks.check_parameters(notebooks.read(sources.notebook(paper)), parameters)
 
     done = ROOT / "build" / profile / paper
-    part, failed = done.with_name(done.name + ".part"), done.with_name(done.name + ".failed")
-    for old in (part, failed):
-        shutil.rmtree(old, ignore_errors=True)
+    part, failed, old = (done.with_name(f"{done.name}.{state}") for state in ("part", "failed", "old"))
+    for left_over in (part, failed, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     part.mkdir(parents=True)
 
     executed = part / f"{home.name}.ipynb"
@@ -73,8 +73,10 @@ def run(paper: str, profile: str) -> None:
         raise RunFailed(
             f"{paper} failed: {last}{remedy}\n  traceback: {where}\n  earlier results were left as they were"
         ) from error
-    shutil.rmtree(done, ignore_errors=True)
+    if done.exists():
+        done.rename(old)
     part.rename(done)
+    shutil.rmtree(old, ignore_errors=True)
     if profile == "laptop":
         refresh_figures(done / "figures", ROOT / "figures" / paper)
 
