@@ -1,0 +1,84 @@
+"""The recourse family's tables: each with what a person may move, written down once.
+
+Age and times only grow; sex, nationality and what is history are fixed; a score of another bureau follows and is not an action.
+"""
+
+import pandas as pd
+
+from shared.data import german_credit
+from shared.data import heloc as heloc_data
+from shared.recourse.table import Table, encode
+
+HELOC = {
+    "ExternalRiskEstimate": "fixed",
+    "MSinceOldestTradeOpen": "up",
+    "MSinceMostRecentTradeOpen": "up",
+    "AverageMInFile": "up",
+    "NumSatisfactoryTrades": "free",
+    "NumTrades60Ever2DerogPubRec": "fixed",
+    "NumTrades90Ever2DerogPubRec": "fixed",
+    "PercentTradesNeverDelq": "free",
+    "MSinceMostRecentDelq": "up",
+    "MaxDelq2PublicRecLast12M": "fixed",
+    "MaxDelqEver": "fixed",
+    "NumTotalTrades": "up",
+    "NumTradesOpeninLast12M": "free",
+    "PercentInstallTrades": "free",
+    "MSinceMostRecentInqexcl7days": "up",
+    "NumInqLast6M": "free",
+    "NumInqLast6Mexcl7days": "free",
+    "NetFractionRevolvingBurden": "free",
+    "NetFractionInstallBurden": "free",
+    "NumRevolvingTradesWBalance": "free",
+    "NumInstallTradesWBalance": "free",
+    "NumBank2NatlTradesWHighUtilization": "free",
+    "PercentTradesWBalance": "free",
+}
+GERMAN = {
+    "existingchecking": "free",
+    "duration": "free",
+    "credithistory": "fixed",
+    "purpose": "fixed",
+    "creditamount": "free",
+    "savings": "free",
+    "employmentsince": "free",
+    "installmentrate": "free",
+    "statussex": "fixed",
+    "otherdebtors": "free",
+    "residencesince": "up",
+    "property": "free",
+    "age": "up",
+    "otherinstallmentplans": "free",
+    "housing": "free",
+    "existingcredits": "free",
+    "job": "free",
+    "peopleliable": "free",
+    "telephone": "free",
+    "foreignworker": "fixed",
+}
+
+
+def heloc() -> Table:
+    """FICO HELOC, 9,871 applicants, y = 1 repaid.
+
+    A special code on over 1 % of the rows is a fixed 0/1 column of its own, and its feature cannot be moved there.
+    """
+    frame, y = heloc_data.load()
+    columns, moves, void = {}, {}, {}
+    for name, values in frame.items():
+        if name in heloc_data.CODED:
+            columns[name], moves[name] = values.astype(str), HELOC[name]
+            continue
+        columns[name], moves[name] = values.where(values >= 0, 0), HELOC[name]
+        for code, meaning in heloc_data.SPECIAL.items():
+            if (values == code).mean() > 0.01:
+                flag = f"{name}: {meaning}"
+                columns[flag], moves[flag] = (values == code).astype(int), "fixed"
+                void.setdefault(name, []).append(flag)
+    return encode("HELOC", pd.DataFrame(columns), y, moves, void)
+
+
+def german() -> Table:
+    """German credit, 1,000 loans, y = 1 called good by the bank."""
+    frame, y = german_credit.load()
+    return encode("German", frame, y, GERMAN)
