@@ -1,9 +1,11 @@
 # The front door. `make help` lists the targets.
 #   ONLY=<family>/<slug>   one paper (or a family, or several in quotes); all without it
+#   LAB=...                further options of jupyter lab
 #   PROFILE=paper          the paper's own data, models and sizes (a GPU, the model hub)
 ONLY ?=
 PROFILE ?= laptop
 SLUG ?=
+LAB ?=
 PYTHON3 ?= $(or $(shell command -v python3.11),python3)
 
 # An active conda environment made from environment.yml is used as it is; else a virtual environment of the project's own.
@@ -19,13 +21,16 @@ WORKFLOW := $(PYTHON) -m shared.workflow
 RERUN := $(WORKFLOW).rerun --only "$(ONLY)" --profile "$(PROFILE)"
 
 .DEFAULT_GOAL := all
-.PHONY: all accept fresh test lint format new lab time clean help
+.PHONY: all accept compare fresh test lint format new lab site time clean help
 
 all: $(ENV)  ## rerun what is out of date: the environment, the data packages, the notebooks
 	@$(RERUN)
 
 accept: $(ENV)  ## promote what ran: notebook and ledger into replications/, the scoreboard, the gallery
 	@$(WORKFLOW).accept --only "$(ONLY)"
+
+compare: $(ENV)  ## what the last run changed, accepted and new side by side in build/compare.html
+	@$(WORKFLOW).compare --only "$(ONLY)"
 
 fresh: $(ENV)  ## rerun everything, recomputing recorded answers of language models as well
 	@REPLICATIONS_FRESH=1 $(RERUN) --force
@@ -42,8 +47,11 @@ format: $(ENV)  ## mend what ruff can mend
 new: $(ENV)  ## scaffold a replication: make new SLUG=<family>/<slug>
 	@$(WORKFLOW).new "$(SLUG)"
 
-lab: $(ENV)  ## open JupyterLab on the replications
-	@$(PYTHON) -m jupyter lab --notebook-dir=. replications
+lab: $(ENV)  ## open JupyterLab on the replications; it saves a notebook only when told to
+	@$(PYTHON) -m jupyter lab --LabApp.app_settings_dir="$(CURDIR)/.lab" $(LAB) replications
+
+site: $(ENV)  ## build the site from what is committed, into build/site/html
+	@$(WORKFLOW).site
 
 time: $(ENV)  ## rerun everything and print the pipeline's own overhead a notebook
 	@$(RERUN) --force --time

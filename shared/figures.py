@@ -27,12 +27,12 @@ def use_style() -> None:
 
 
 def save(fig: Figure, name: str) -> display.Image:
-    """Write `<name>.png` and its sidecar `<name>.json` (notebook, parameters, seed, commit, versions); return the picture.
+    """Write `<name>.png` and its sidecar `<name>.json` (alt text, provenance); return the picture.
 
-    Make it the last expression of a cell: the figure is closed, so it is displayed once.
+    Make it the last expression of a cell: the figure is closed, so it is displayed once. The output carries name and alt text.
     Raises ValueError when the PNG would pass 120 kB, naming remedies.
     """
-    png = _png(fig)
+    png, alt = _png(fig), describe(fig)
     plt.close(fig)
     if len(png) > MOST_BYTES:
         raise ValueError(
@@ -42,9 +42,23 @@ def save(fig: Figure, name: str) -> display.Image:
     folder = place.out() / "figures"
     folder.mkdir(exist_ok=True)
     place.write_whole(folder / f"{name}.png", png)
-    sidecar = {"figure": name} | place.provenance()
+    sidecar = {"figure": name, "alt": alt} | place.provenance()
     place.write_whole(folder / f"{name}.json", (json.dumps(sidecar, indent=1) + "\n").encode())
-    return display.Image(png)
+    return display.Image(png, alt=alt, metadata={"figure": name})
+
+
+def describe(fig: Figure) -> str:
+    """What a figure shows, for readers who cannot see it: panel by panel its title, axes and legend."""
+    panels = []
+    for ax in fig.axes:
+        axes = " against ".join(filter(None, [ax.get_ylabel(), ax.get_xlabel()]))
+        words = ": ".join(filter(None, [ax.get_title(), axes]))
+        if words and words not in panels:
+            panels.append(words)
+    legends = [*fig.legends, *(legend for ax in fig.axes if (legend := ax.get_legend()))]
+    keys = dict.fromkeys(text.get_text() for legend in legends for text in legend.get_texts())
+    parts = [*panels, "legend: " + ", ".join(keys) if keys else ""]
+    return "; ".join(" ".join(part.split()) for part in parts if part) or "pictures without axes"
 
 
 def _png(fig: Figure) -> bytes:

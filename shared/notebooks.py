@@ -78,8 +78,12 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
                     raise NotebookError(f"cell {number} wrote to stderr; mend the cause:\n{left}")
         cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
         for output in cell.outputs:
+            png = output.get("metadata", {}).get("image/png", {})
+            described = {key: png[key] for key in ("alt", "figure") if key in png}  # what shared.figures.save says of a picture
             output.get("metadata", {}).clear()
             if "image/png" in output.get("data", {}):
+                if described:
+                    output.metadata["image/png"] = nbformat.from_dict(described)
                 output.data["image/png"] = output.data["image/png"].strip()
     return clean
 

@@ -79,6 +79,7 @@ class Paper(_Strict):
     arxiv: str | None = None
     code: str | None = None
     question: str
+    data: Literal["real", "simulated", "both"] | None = None  # what the laptop run measures on
     packages: tuple[str, ...] = ()  # data packages, pinned in requirements-data.txt
     claims: tuple[Claim, ...]
     deviations: tuple[Deviation, ...] = ()

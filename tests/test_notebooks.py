@@ -115,14 +115,20 @@ def test_outside_a_replication(tmp_path, monkeypatch):
 def test_figure_and_sidecar(inside):
     figures.use_style()
     fig, ax = plt.subplots()
-    ax.plot([0, 1])
+    ax.plot([0, 1], label="a line")
+    ax.set(title="left", xlabel="time, s", ylabel="height, m")
+    ax.legend()
     shown = figures.save(fig, "line")
     written = place.out() / "figures" / "line.png"
     assert written.read_bytes() == shown.data
     assert 700 < Image.open(written).width < 900
     assert not plt.fignum_exists(fig.number)
     sidecar = json.loads(written.with_suffix(".json").read_text())
-    assert {"figure", "notebook", "parameters", "seed", "commit", "versions"} == set(sidecar)
+    assert {"figure", "alt", "notebook", "parameters", "seed", "commit", "versions"} == set(sidecar)
+    assert sidecar["alt"] == "left: height, m against time, s; legend: a line"
+    output = new_output("display_data", {"image/png": "..."}, metadata={"image/png": shown._repr_png_()[1]})
+    kept = notebooks.normalise(ran(output)).cells[0].outputs[0].metadata
+    assert kept == {"image/png": {"figure": "line", "alt": sidecar["alt"]}}
     assert sidecar["notebook"] == "replications/timeseries/toy/toy.ipynb"
 
 

@@ -73,7 +73,8 @@ def check_method(home):
 
 
 def check_data(paper, known):
-    """The data packages that the paper's modules read are named in its record, and each is pinned."""
+    """The record says what is measured on and names the data packages that the paper's modules read; each is pinned."""
+    assert known.data, f"{paper}: paper.yaml needs `data: real`, `simulated` or `both`"
     for name in known.packages:
         packages.pin(name)
     read = set()
@@ -91,7 +92,7 @@ def check_figures(paper):
         assert picture.stat().st_size <= 120_000, f"{picture.name} is over 120 kB"
         sidecar = picture.with_suffix(".json")
         assert sidecar.exists(), f"{picture.name} has no sidecar"
-        assert {"notebook", "parameters", "seed", "commit", "versions"} <= set(yaml.safe_load(sidecar.read_text()))
+        assert {"alt", "notebook", "parameters", "seed", "commit", "versions"} <= set(yaml.safe_load(sidecar.read_text()))
 
 
 def check_accepted(paper, known, notebook):

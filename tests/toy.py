@@ -16,6 +16,7 @@ RECORD = """\
 title: A toy paper
 authors: Nobody
 year: 2000
+data: simulated
 question: Does a sample of numbers lie above zero?
 claims:
   - {id: mean_is_positive, says: The mean is positive., where: abstract, source: abstract, kind: order,

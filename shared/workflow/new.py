@@ -16,6 +16,7 @@ authors: Family names
 year: 2000
 arxiv: null
 code: null
+data: real          # what the laptop run measures on: real, simulated or both
 question: One plain sentence, about a concrete person or thing, that a reader wants answered.
 packages: []        # data packages that the laptop run needs, pinned in requirements-data.txt
 claims: []          # one entry a claim; the fields are in shared/record.py

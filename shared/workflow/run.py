@@ -89,10 +89,18 @@ def refresh_figures(new: Path, shown: Path) -> None:
         if path.stem not in names:
             path.unlink()
     for name in sorted(names):
-        picture = shown / f"{name}.png"
-        if not picture.exists() or picture.read_bytes() != (new / picture.name).read_bytes():
+        picture, sidecar = (shown / f"{name}{suffix}" for suffix in (".png", ".json"))
+        if (
+            not picture.exists()
+            or picture.read_bytes() != (new / picture.name).read_bytes()
+            or _alt(sidecar) != _alt(new / sidecar.name)
+        ):
             for suffix in (".png", ".json"):
                 write_whole(shown / f"{name}{suffix}", (new / f"{name}{suffix}").read_bytes())
+
+
+def _alt(sidecar: Path) -> str | None:
+    return json.loads(sidecar.read_text(encoding="utf-8")).get("alt")
 
 
 def _compute(executed: Path) -> dict:
