@@ -353,7 +353,7 @@ def main() -> int:
     source, target = (ROOT / "build" / "site" / name for name in ("source", "html"))
     shutil.rmtree(source.parent, ignore_errors=True)
     n_papers = write(source)
-    code = build_main(["-b", "html", "-q", "-W", "--keep-going", str(source), str(target)])
+    code = build_main(["-b", "html", "-q", "-W", "--keep-going", "-j", "auto", str(source), str(target)])
     if code == 0:
         pages = list(target.rglob("*.html"))
         weight = sum(p.stat().st_size for p in target.rglob("*") if p.is_file()) / 1e6
