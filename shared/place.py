@@ -70,14 +70,15 @@ def commit() -> str | None:
 def provenance() -> dict:
     """What a result came from: notebook, parameters, first seed, commit and the versions of the loaded libraries."""
     folder = here()
+    given = parameters()
     versions = {"python": sys.version.split()[0]}
     for name in _VERSIONED:
         if name in sys.modules:
             versions[name] = importlib.metadata.version(_DISTRIBUTION.get(name, name))
     return {
         "notebook": f"replications/{folder.parent.name}/{folder.name}/{folder.name}.ipynb",
-        "parameters": parameters(),
-        "seed": seeding.FIRST_REPORTED,
+        "parameters": given,
+        "seed": given.get("first_seed", seeding.FIRST_REPORTED),
         "commit": commit(),
         "versions": versions,
     }

@@ -24,7 +24,7 @@ class Claim(_Strict):
     says: str = Field(min_length=1)  # the paper's sentence, in our words
     where: str = Field(min_length=1)  # where the paper says so
     paper: float | str | None = None  # the paper's number, only where there is a source for it
-    source: Literal["abstract", "official repository", "paper"]
+    source: Literal["abstract", "official repository", "paper", "ours"]  # ours: a question that the paper does not ask
     kind: Literal["order", "value", "trend"]
     effect: str = Field(min_length=1)  # what one number of the sample is, with its unit
     repeat: str = "seed"  # what one independent repeat is

@@ -7,11 +7,16 @@ import numpy as np
 FIRST_REPORTED = 1000
 
 
-def seeds(n: int) -> list[int]:
-    """The first `n` reported seeds: 1000, 1001, ... Raises ValueError when `n` < 1."""
+def seeds(n: int, first: int = FIRST_REPORTED) -> list[int]:
+    """`n` reported seeds from `first` on: 1000, 1001, ... Raises ValueError when `n` < 1 or `first` < 1000.
+
+    A notebook whose first seeds are spent names its own `first_seed` among its parameters; the provenance then says so.
+    """
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
-    return list(range(FIRST_REPORTED, FIRST_REPORTED + n))
+    if first < FIRST_REPORTED:
+        raise ValueError(f"first must be at least {FIRST_REPORTED}, not {first}: smaller seeds are for tuning")
+    return list(range(first, first + n))
 
 
 def _words(seed: int, stream: str) -> list[int]:

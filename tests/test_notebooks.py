@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from shared import figures, notebooks, place
+from shared import figures, notebooks, place, seeding
 from shared.source import show_source
 from tests import toy
 
@@ -130,6 +130,16 @@ def test_figure_and_sidecar(inside):
     kept = notebooks.normalise(ran(output)).cells[0].outputs[0].metadata
     assert kept == {"image/png": {"figure": "line", "alt": sidecar["alt"]}}
     assert sidecar["notebook"] == "replications/timeseries/toy/toy.ipynb"
+
+
+def test_provenance_names_the_first_seed(inside, monkeypatch):
+    assert place.provenance()["seed"] == 1000 == seeding.seeds(1)[0]
+    monkeypatch.setattr(place, "parameters", lambda: {"first_seed": 1006})
+    assert place.provenance()["seed"] == 1006
+    assert seeding.seeds(2, 1006) == [1006, 1007]
+    for bad in ({"n": 0}, {"n": 1, "first": 7}):
+        with pytest.raises(ValueError, match="must be at least"):
+            seeding.seeds(**bad)
 
 
 def test_same_figure_same_bytes(inside):
