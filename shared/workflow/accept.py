@@ -35,6 +35,7 @@ def accept(paper: str) -> str:
     ledger = built | {"run": {"seconds": run["seconds"], "peak_mb": run["peak_mb"]}}
     old = results.accepted(paper)
     same = old is not None and all(old.get(k) == ledger[k] for k in ledger if k not in VOLATILE)
+    same = same and all(old["provenance"][k] == ledger["provenance"][k] for k in ("parameters", "seed"))
     if same and notebooks.normalise(notebooks.read(target)) == clean:
         return "unchanged"
     notebooks.write(clean, target)

@@ -82,7 +82,7 @@ def run(paper: str, profile: str) -> None:
 
 
 def refresh_figures(new: Path, shown: Path) -> None:
-    """Bring `shown` up to date with `new`, replacing only pictures that changed, so that history stays small."""
+    """Bring `shown` up to date with `new`, replacing only pictures and sidecars that changed, so that history stays small."""
     shown.mkdir(parents=True, exist_ok=True)
     names = {p.stem for p in new.glob("*.png")}
     for path in shown.glob("*"):
@@ -93,14 +93,16 @@ def refresh_figures(new: Path, shown: Path) -> None:
         if (
             not picture.exists()
             or picture.read_bytes() != (new / picture.name).read_bytes()
-            or _alt(sidecar) != _alt(new / sidecar.name)
+            or _said(sidecar) != _said(new / sidecar.name)
         ):
             for suffix in (".png", ".json"):
                 write_whole(shown / f"{name}{suffix}", (new / f"{name}{suffix}").read_bytes())
 
 
-def _alt(sidecar: Path) -> str | None:
-    return json.loads(sidecar.read_text(encoding="utf-8")).get("alt")
+def _said(sidecar: Path) -> list:
+    """What a sidecar says beyond the commit and the versions, which differ from run to run."""
+    content = json.loads(sidecar.read_text(encoding="utf-8"))
+    return [content.get(key) for key in ("alt", "parameters", "seed")]
 
 
 def _compute(executed: Path) -> dict:
