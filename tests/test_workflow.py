@@ -171,6 +171,8 @@ def start(house) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-m", "shared.workflow.rerun", "--only", "causal/one"], cwd=house, env=toy.environment_of(house),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # tests that were started in the background ignore Ctrl-C, and so would their children; a terminal's do not
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     for _ in range(600):
         if (house / "replications/causal/one/working").exists():
