@@ -116,7 +116,7 @@ def test_every_folder_is_a_replication():
 def test_scoreboard_and_gallery_are_current():
     from shared.workflow import scoreboard
 
-    accepted = {p: ledger for p in sources.papers() if (ledger := results.accepted(p))}
+    accepted = results.all_accepted()
     assert scoreboard.table(accepted) in (ROOT / "README.md").read_text(), "the scoreboard is stale: make accept"
     assert scoreboard.gallery(accepted) == (ROOT / "figures" / "README.md").read_text(), "the gallery is stale: make accept"
 

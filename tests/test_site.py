@@ -12,10 +12,10 @@ from axe_playwright_python.sync_playwright import Axe
 
 from shared import record
 from shared.place import ROOT
-from shared.workflow import results, site, sources
+from shared.workflow import results, site
 from tests.browser import chromium
 
-PAPERS = [paper for paper in sources.papers() if results.accepted(paper)]
+PAPERS = list(results.all_accepted())
 CLAIM = {"id": "c", "says": "s", "where": "w", "source": "paper", "kind": "order", "effect": "e", "placebo": "p"}
 
 

@@ -120,8 +120,7 @@ def section(paper: str) -> str:
 def _entry(entry: dict | None) -> str:
     if entry is None:
         return "none"
-    effect, placebo = (f"{p['mean']:.3g} [{p['low']:.3g}, {p['high']:.3g}]" for p in (entry["effect"], entry["placebo"]))
-    return f"{entry['verdict']}: {effect}; placebo {placebo}"
+    return f"{entry['verdict']}: {results.interval(entry['effect'])}; placebo {results.interval(entry['placebo'])}"
 
 
 def _image(label: str, png: bytes | None) -> str:

@@ -39,6 +39,16 @@ def typical_seconds(paper: str) -> float | None:
     return None
 
 
+def all_accepted() -> dict[str, dict]:
+    """The accepted ledgers by `family/slug`."""
+    return {paper: ledger for paper in sources.papers() if (ledger := accepted(paper))}
+
+
+def interval(part: dict) -> str:
+    """Mean and 95 % interval of a ledger's effect or placebo as text."""
+    return f"{part['mean']:.3g} [{part['low']:.3g}, {part['high']:.3g}]"
+
+
 def counts(ledger: dict) -> list[int]:
     """How many claims hold, fail, are undecided, are void."""
     tally = Counter(claim["verdict"] for claim in ledger["claims"].values())

@@ -14,7 +14,7 @@ class MarkersMissing(ValueError):
 
 def write() -> None:
     """Write both files anew, each only when its content changed. Raises MarkersMissing."""
-    accepted = {paper: ledger for paper in sources.papers() if (ledger := results.accepted(paper))}
+    accepted = results.all_accepted()
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
@@ -48,7 +48,8 @@ def gallery(accepted: dict[str, dict]) -> str:
             f'<a href="{link}"><img src="{paper}/{pictures[0].name}" width="480" alt="{pictures[0].stem}"></a>' if pictures else ""
         )
         lines = [
-            f"- {MARKS[c['verdict']]}: {c['says']} ({c['rule']}: {_interval(c['effect'])}; placebo {_interval(c['placebo'])})"
+            f"- {MARKS[c['verdict']]}: {c['says']} "
+            f"({c['rule']}: {results.interval(c['effect'])}; placebo {results.interval(c['placebo'])})"
             for c in ledger["claims"].values()
         ]
         question = record.read(sources.folder(paper) / "paper.yaml").question
@@ -58,10 +59,6 @@ def gallery(accepted: dict[str, dict]) -> str:
 
 def _cells(counts: list[int]) -> str:
     return " | ".join(str(n) if n else "" for n in counts)
-
-
-def _interval(part: dict) -> str:
-    return f"{part['mean']:.3g} [{part['low']:.3g}, {part['high']:.3g}]"
 
 
 def _write_changed(path, text: str) -> None:

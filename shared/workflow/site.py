@@ -27,7 +27,6 @@ from shared.workflow import results, sources
 
 WIDEST = 100.0  # positions beyond this many units are drawn at the edge
 TICKS = (-100, -10, -1, 0, 1, 10, 100)
-NO_INTERVAL = 1e-9
 
 
 # ---------------------------------------------------------------- the picture of claims
@@ -64,7 +63,7 @@ def claim_line(claim: record.Claim, entry: dict, link: str) -> str:
     """One claim: its placebo, its interval, and its verdict as a mark that links to the paper's page."""
     unit = unit_of(claim, entry["effect"]["sample"])
     at = percent(place_on_axis(claim, entry["effect"]["mean"], unit))
-    said = html.escape(f"{MARKS[entry['verdict']]}: {claim.says} {interval(entry['effect'])}", quote=True)
+    said = html.escape(f"{MARKS[entry['verdict']]}: {claim.says} {results.interval(entry['effect'])}", quote=True)
     return (
         f'<a class="line {entry["verdict"]}" href="{link}" title="{said}" aria-label="{said}">'
         f"{bar('placebo', claim, entry['placebo'], unit)}{bar('bar', claim, entry['effect'], unit)}"
@@ -85,7 +84,7 @@ def picture(blocks: list[tuple[str, str, str, list[str]]]) -> str:
     key = "".join(f'<span class="{v} verdict"><i></i>{v}</span>' for v in results.VERDICTS)
     return (
         f'<div class="claims"><div class="axis"><span></span><div class="ticks">{ticks}</div></div>{body}</div>'
-        f'<p class="key claims-key">{key}<span class="line-of-placebo"><i></i>placebo</span></p>'
+        f'<p class="key">{key}<span class="line-of-placebo"><i></i>placebo</span></p>'
         "<p>Right of the middle is the side on which the paper puts its claim. Each line is a claim: the effect's 95 % interval, "
         "its verdict as colour and shape, and the placebo's interval in grey. The unit is the claim's own threshold, or where that "
         "is 0 the standard deviation between repeats; the axis is logarithmic beyond one unit.</p>"
@@ -200,7 +199,7 @@ def verdicts_page(text: str) -> str:
         id="example",
         says="Made up.",
         where="nowhere",
-        source="paper",
+        source="ours",
         kind="order",
         effect="effect",
         above=1.0,
@@ -227,7 +226,7 @@ def page(paper: str, ledger: dict) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(MIME, None)
             if "image/png" in output.get("data", {}):
-                cell.metadata["mystnb"] = {"image": {"alt": output.metadata.get("image/png", {}).get("alt", "figure")}}
+                cell.metadata["mystnb"] = {"image": {"alt": output.metadata["image/png"]["alt"]}}
     method = (sources.folder(paper) / "method.py").read_text(encoding="utf-8")
     before = [header(paper, known), claims(known, ledger), pictures(paper), deviations(known), "## The notebook"]
     after = f"## method.py\n\n```python\n{method}\n```"
@@ -254,9 +253,10 @@ def claims(known: record.Paper, ledger: dict) -> str:
             f'<div class="claim" id="{anchor(claim.id)}"><p>'
             f'<span class="verdict {entry["verdict"]}">{MARKS[entry["verdict"]]}</span> '
             f"{_text(claim.says)} ({_text(claim.where)})</p>"
-            f"<p>Measured: {_text(claim.effect)} = <strong>{interval(entry['effect'])}</strong>, {entry['effect']['n']} repeats "
+            f"<p>Measured: {_text(claim.effect)} = <strong>{results.interval(entry['effect'])}</strong>, "
+            f"{entry['effect']['n']} repeats "
             f"({_text(claim.repeat)}); it holds when {_text(claim.rule)}.</p>"
-            f"<p>Placebo: {interval(entry['placebo'])}. {_text(claim.placebo)}{_text(theirs)}</p></div>"
+            f"<p>Placebo: {results.interval(entry['placebo'])}. {_text(claim.placebo)}{_text(theirs)}</p></div>"
         )
     blocks = [
         ("", f"#{anchor(c.id)}", c.id.replace("_", " "), [claim_line(c, ledger["claims"][c.id], f"#{anchor(c.id)}")])
@@ -311,13 +311,6 @@ def anchor(claim_id: str) -> str:
     return f"claim-{claim_id.replace('_', '-')}"
 
 
-def interval(part: dict) -> str:
-    """Mean and interval as text; one number where they are the same."""
-    if part["high"] - part["low"] < NO_INTERVAL:
-        return f"{part['mean']:.3g}"
-    return f"{part['mean']:.3g} [{part['low']:.3g}, {part['high']:.3g}]"
-
-
 def _text(words: str) -> str:
     return html.escape(words)
 
@@ -328,7 +321,7 @@ def _n(numeric: bool) -> str:
 
 def write(source: Path) -> int:
     """Write every page into an empty folder `source`; the number of papers."""
-    papers = {paper: ledger for paper in sources.papers() if (ledger := results.accepted(paper))}
+    papers = results.all_accepted()
     shutil.copytree(ROOT / "docs", source)
     for paper in papers:
         shutil.copytree(ROOT / "figures" / paper, source / "_static" / "figures" / paper, ignore=shutil.ignore_patterns("*.json"))
