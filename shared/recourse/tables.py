@@ -5,7 +5,8 @@ Age and times only grow; sex, nationality and what is history are fixed; a score
 
 import pandas as pd
 
-from shared.data import german_credit
+from shared.data import adult as adult_data
+from shared.data import default_credit, german_credit
 from shared.data import heloc as heloc_data
 from shared.recourse.table import Table, encode
 
@@ -56,6 +57,27 @@ GERMAN = {
     "telephone": "free",
     "foreignworker": "fixed",
 }
+ADULT = {
+    "Age": "up",
+    "Workclass": "free",
+    "Education-Num": "up",
+    "Marital Status": "fixed",
+    "Occupation": "free",
+    "Race": "fixed",
+    "Sex": "fixed",
+    "Hours per week": "free",
+}
+_MONTHS = ("0", "2", "3", "4", "5", "6")  # the file calls the delay of the first month PAY_0
+DEFAULT = {
+    "LIMIT_BAL": "fixed",  # the bank's decision
+    "SEX": "fixed",
+    "EDUCATION": "fixed",
+    "MARRIAGE": "fixed",
+    "AGE": "up",
+    # the past half-year stands for the next one
+    **{f"PAY_{month}": "free" for month in _MONTHS},
+    **{f"{amount}{month}": "free" for amount in ("BILL_AMT", "PAY_AMT") for month in range(1, 7)},
+}
 
 
 def heloc() -> Table:
@@ -82,3 +104,15 @@ def german() -> Table:
     """German credit, 1,000 loans, y = 1 called good by the bank."""
     frame, y = german_credit.load()
     return encode("German", frame, y, GERMAN)
+
+
+def adult() -> Table:
+    """Adult, 32,561 people of the US census of 1994, y = 1 earned over 50,000 dollars a year; eight of the 14 features."""
+    frame, y = adult_data.load()
+    return encode("Adult", frame[list(ADULT)], y, ADULT)
+
+
+def default() -> Table:
+    """Default of credit cards, 30,000 customers, y = 1 paid in the following month."""
+    frame, y = default_credit.load()
+    return encode("Default", frame, y, DEFAULT)

@@ -10,7 +10,7 @@ from shared.data import from_mirror
 from shared.recourse import measures
 from shared.recourse.problem import MARGINS, Model, Problem, snap
 from shared.recourse.table import encode
-from shared.recourse.tables import german, heloc
+from shared.recourse.tables import adult, default, german, heloc
 from tests.leaks import constants_that_tell
 
 FRAME = pd.DataFrame(
@@ -132,13 +132,21 @@ def test_bad_input_names_what_is_wrong(table):
         Model(lambda x: x[:, 0], kind="forest").gradient(table.X)
 
 
-@pytest.mark.parametrize("load, shape", [(heloc, (9871, 47)), (german, (1000, 61))])
-def test_tables(load, shape):
+@pytest.mark.parametrize(
+    "load, shape, wanted, tells",
+    [
+        (heloc, (9871, 47), 0.480, []),
+        (german, (1000, 61), 0.7, []),
+        (adult, (32561, 41), 0.241, ["Age"]),  # of those aged 19 to 22 hardly anyone earns over 50,000: true, and not filled in
+        (default, (30000, 31), 0.779, []),
+    ],
+)
+def test_tables(load, shape, wanted, tells):
     table = load()
     assert table.X.shape == shape and table.X.min() == 0 and table.X.max() == 1
     np.testing.assert_allclose(table.project(table.X[:, None], table.X)[:, 0], table.X, atol=1e-12)
-    assert 0.4 < table.y.mean() < 0.75
-    assert constants_that_tell(table.raw(table.X), table.y) == []
+    assert table.y.mean() == pytest.approx(wanted, abs=5e-4)
+    assert constants_that_tell(table.raw(table.X), table.y) == tells
 
 
 def test_class_means_filled_in_are_noticed():
