@@ -67,22 +67,25 @@ class Problem:
         return yes.reshape(z.shape[:-1])
 
 
-def snap(problem: Problem, x: Array, search: Callable[[Array, float], Array]) -> Array:
+def snap(problem: Problem, x: Array, search: Callable[[Array, Array], Array]) -> Array:
     """Real rows (n, k, d) from a method of continuous space: its answers projected, with more margin where that breaks them.
 
-    `search(people (m, d), threshold)` -> (m, k, d). People some of whose projected answers are refused are searched again with
-    the threshold raised by each of MARGINS in turn; an answer that is still refused is NaN. The calls of all rounds count.
+    `search(people (m, d), thresholds (m,))` -> (m, k, d). People some of whose projected answers are refused are searched again,
+    at once with the threshold raised by each of the other MARGINS; the accepted answer of the least margin counts, NaN where
+    there is none. All calls count.
     """
-    best = None
-    open_ = np.arange(len(x))
-    for margin in MARGINS:
-        z = problem.table.project(search(x[open_], min(problem.threshold + margin, 0.999)), x[open_])  # (m, k, d)
-        z[~problem.accepts(z)] = np.nan
-        if best is None:
-            best = np.full((len(x), *z.shape[1:]), np.nan)
-        missing = np.isnan(best[open_]).any(-1)  # (m, k)
-        best[open_] = np.where(missing[..., None], z, best[open_])
-        open_ = open_[np.isnan(best[open_]).any((1, 2))]
-        if len(open_) == 0:
-            break
+    best = _accepted(problem, x, search, MARGINS[:1])[0]
+    open_ = np.flatnonzero(np.isnan(best).any((1, 2)))
+    if len(open_):
+        for z in _accepted(problem, x[open_], search, MARGINS[1:]):
+            best[open_] = np.where(np.isnan(best[open_]), z, best[open_])
     return best
+
+
+def _accepted(problem: Problem, x: Array, search: Callable[[Array, Array], Array], margins: tuple[float, ...]) -> Array:
+    """Projected answers (margins, n, k, d), NaN where refused."""
+    people = np.tile(x, (len(margins), 1))
+    thresholds = np.minimum(problem.threshold + np.repeat(margins, len(x)), 0.999)
+    z = problem.table.project(search(people, thresholds), people)
+    z[~problem.accepts(z)] = np.nan
+    return z.reshape(len(margins), len(x), *z.shape[1:])
