@@ -58,7 +58,11 @@ def line_problem(n: int = 400):
 # ---------------------------------------------------------------- every entry
 
 
-@pytest.mark.parametrize(("entry", "kind"), [(e, k) for e in method.ENTRIES for k in dict.fromkeys((e.kinds[0], e.kinds[-1]))], ids=lambda v: getattr(v, "name", v))
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [(e, k) for e in method.ENTRIES for k in dict.fromkeys((e.kinds[0], e.kinds[-1]))],
+    ids=lambda v: getattr(v, "name", v),
+)
 def test_every_entry_keeps_the_signature(problems, entry, kind):
     if entry.name in PEERS and importlib.util.find_spec(PEERS[entry.name]) is None:
         pytest.skip(f"the package {PEERS[entry.name]} is not installed")
@@ -202,13 +206,15 @@ def test_actionable_recourse_says_nothing_where_there_is_nothing():
     assert np.isnan(method.ar_linear(weak, problem.table.X[:2], np.random.default_rng(0))).all()
 
 
-def test_face_takes_the_path_of_a_plain_dijkstra(problems):
+@pytest.mark.parametrize(("k", "sparse"), [(1, 0.1), (2, 0.1), (4, 0.7)])
+def test_face_takes_the_path_of_a_plain_dijkstra(problems, k, sparse):
     problem, table = problems["forest"], problems["forest"].table
-    x = refused(problem, 4)
-    found = method.face(problem, x, np.random.default_rng(7), rows=40, k=4)
+    fresh = make_table(40, seed=5).X  # not among the rows of the graph
+    x = fresh[~problem.accepts(fresh)][:4]
+    found = method.face(problem, x, np.random.default_rng(7), rows=40, k=k, sparse=sparse)
     nodes = table.X[np.random.default_rng(7).permutation(len(table.X))[:40]]
     distance = np.linalg.norm(np.vstack([x, nodes])[:, None] - nodes, axis=-1)
-    near = distance.argsort(1)[:, 1:5]
+    near = np.vstack([distance[:4].argsort(1)[:, :k], distance[4:].argsort(1)[:, 1 : k + 1]])  # a row is not its own neighbour
     width = np.median(np.take_along_axis(distance, near[:, -1:], 1) ** 2)
 
     def log_density(point):
@@ -221,7 +227,7 @@ def test_face_takes_the_path_of_a_plain_dijkstra(problems):
             a, b = np.vstack([x, nodes])[i], nodes[j]
             weight = distance[i, j] * (1e-3 + max(at_nodes.max() - log_density((a + b) / 2), 0))
             edges[i, 4 + j] = edges[4 + j, i] = max(edges.get((i, 4 + j), 0), weight)
-    able = problem.accepts(nodes) & (at_nodes >= np.quantile(at_nodes, 0.1))
+    able = problem.accepts(nodes) & (at_nodes >= np.quantile(at_nodes, sparse))
     for i, person in enumerate(x):
         reached, queue = {}, [(0.0, i)]
         while queue:
@@ -369,6 +375,8 @@ def test_order_counts_pairs_that_break():
     x = table.X[[1]]
     answers = np.array([[[0.75, 0.2], [0.25, 0.2], [np.nan, np.nan]]])  # 3 of 1, 1 of 1
     assert method.order(table, x, answers)[0].tolist()[:2] == [1, 0] and np.isnan(method.order(table, x, answers)[0, 2])
+    broken = np.array([[0.75, 0.2]])  # 3 of 1 before any answer
+    assert method.order(table, broken, broken[:, None])[0, 0] == 0
     assert np.isnan(method.order(make_table(), make_table().X[:1], make_table().X[None, :2])).all()
 
 

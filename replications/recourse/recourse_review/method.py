@@ -239,7 +239,8 @@ def dice_grad(problem: Problem, x: Array, rng: Generator, *, k: int = 3, steps: 
 def amortised(problem: Problem, x: Array, rng: Generator) -> Array:
     """One generator for everybody, x' = x + g(x), trained on refused training rows and then asked once a person; (n, 1, d).
 
-    Of three weights of validity, the smallest that gives 95 % of held-out refused training rows a real, accepted answer.
+    Of three weights of validity, the smallest that gives 95 % of held-out refused training rows a real, accepted answer, else
+    the largest. Raises ValueError where the model refuses fewer than two training rows.
     """
     table = problem.table
     refused = table.X[~problem.accepts(table.X)]
@@ -375,7 +376,8 @@ def face(problem: Problem, x: Array, rng: Generator, *, rows: int = 500, k: int 
     nodes = table.X[rng.permutation(len(table.X))[:rows]]
     points = np.vstack([x, nodes])
     squared = cdist(points, nodes, "sqeuclidean")  # (n + rows, rows)
-    near = np.argsort(squared, axis=1)[:, 1 : k + 1]
+    itself = np.eye(len(points), len(nodes), -n, dtype=bool)
+    near = np.argsort(np.where(itself, np.inf, squared), axis=1)[:, :k]
     width = np.median(np.take_along_axis(squared, near[:, -1:], axis=1))  # a kernel as wide as the k-th neighbour is far
 
     def log_density(to_nodes: Array) -> Array:
@@ -386,7 +388,7 @@ def face(problem: Problem, x: Array, rng: Generator, *, rows: int = 500, k: int 
     # |(a + b) / 2 - c|^2 = |a - c|^2 / 2 + |b - c|^2 / 2 - |a - b|^2 / 4
     halfway = (squared[start] + squared[n + end]) / 2 - squared[start, end][:, None] / 4
     length = np.sqrt(squared[start, end])
-    weight = length * (1e-3 + np.maximum(at_nodes.max() - log_density(halfway), 0))
+    weight = length.clip(1e-9) * (1e-3 + np.maximum(at_nodes.max() - log_density(halfway), 0))  # 0 would be no edge
     graph = coo_array((weight, (start, n + end)), shape=(len(points), len(points))).tocsr()
     path = dijkstra(graph.maximum(graph.T), indices=np.arange(n))[:, n:]  # (n, rows)
     z = table.project(np.broadcast_to(nodes, (n, *nodes.shape)), x)
@@ -898,7 +900,7 @@ def numbers_only(table: Table, parts: int = 100) -> Table:
 def gaps(values: pd.DataFrame, least: int = 3) -> pd.DataFrame:
     """For each pair of methods the median of column minus row over the people whom both answered, at least `least`.
 
-    `values` (people, methods), NaN where a method has no answer.
+    `values` (people, methods), NaN where a method has no answer; the result is (methods, methods), NaN for pairs of fewer people.
     """
     difference = values.to_numpy()[:, None, :] - values.to_numpy()[:, :, None]  # (people, row, column)
     difference[:, np.isfinite(difference).sum(0) < least] = np.nan
