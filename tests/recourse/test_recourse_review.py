@@ -145,6 +145,17 @@ def test_amortised_generator_serves_people_it_never_saw(problems):
     assert depth[1] > depth[0] + 0.2
 
 
+def test_the_generator_learns_to_move_a_whole_category():
+    home = np.array(["own", "rent"] * 100)
+    frame = pd.DataFrame({"income": np.random.default_rng(0).random(200), "home": home})
+    table = encode("homes", frame, (home == "own").astype(int), {"income": "free", "home": "free"})
+    weights = torch.tensor([0.0, 10.0, 0.0])  # accepted with three tenths of a home; a real row has one or none
+    problem = Problem(table, method.differentiable(lambda z: torch.sigmoid(z @ weights - 3), "linear"))
+    people = table.X[home == "rent"]
+    g = method.train_generator(problem, people, 80.0, torch.Generator().manual_seed(0))
+    assert problem.accepts(table.project(g(people), people)).mean() > 0.9
+
+
 # ---------------------------------------------------------------- brute force
 
 

@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from io import StringIO
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ from replications.recourse.scorecard_counterfactuals import method as scorecards
 from replications.recourse.t_col.method import METHODS as T_COL
 from shared.recourse import measures
 from shared.recourse.problem import Model, Problem, snap
-from shared.recourse.table import Array, Table
+from shared.recourse.table import Array, Feature, Table
 
 Generator = np.random.Generator
 Kind = Literal["linear", "net", "forest", "scorecard"]
@@ -167,22 +167,15 @@ def revert(problem: Problem, x: Array, z: Array, threshold: float | Array) -> Ar
 
 
 def wachter_search(
-    problem: Problem,
-    x: Array,
-    threshold: float | Array,
-    start: Array | None = None,
-    *,
-    steps: int = 30,
-    rate: float = 0.03,
-    rounds: int = 18,
+    problem: Problem, x: Array, threshold: float | Array, *, steps: int = 30, rate: float = 0.03, rounds: int = 18
 ) -> Array:
-    """Wachter et al. 2018: points (n, 1, d) by Adam from `start` (n, d) or x; NaN where the score is never reached.
+    """Wachter et al. 2018: points (n, 1, d) by Adam from x; NaN where the score is never reached.
 
     lambda is doubled from 1 until the score is reached, then lowered by a fifth at a time; the last point that reaches it counts.
     """
     m, person, goal = _counted(problem.model), _tensor(x), _tensor(threshold)
     unit, (low, high) = _tensor(_unit(problem.table)), _tensor(problem.table.movable(x))
-    z = _tensor(x if start is None else start).clone()
+    z = person.clone()
     found, weight = torch.full_like(z, torch.nan), torch.ones(len(x))
     for _ in range(rounds):
         z.requires_grad_()
@@ -630,7 +623,7 @@ def scorecard_mip(problem: Problem, x: Array, rng: Generator, *, k: int = 1, nod
     return answers
 
 
-def _value_in_bin(feature: Any, block: Array, own: Array) -> Array:
+def _value_in_bin(feature: Feature, block: Array, own: Array) -> Array:
     """Of encoded values (rows, width) in a bin, the nearest to one's own, or the commonest level."""
     if feature.kind == "onehot":
         return np.eye(feature.width)[block.sum(0).argmax()]
