@@ -1,6 +1,5 @@
 """Tests of the human-centric evaluation: hand-made cases, brute force, the printed numbers, and tiny files of the hub's form."""
 
-import importlib.metadata
 import json
 from itertools import product
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from replications.recourse.human_centric_evaluation import method
-from shared.data import DataError, countereval, minilm
+from shared.data import DataError, countereval
 from shared.place import ROOT
 
 DATA = ROOT / "replications/recourse/human_centric_evaluation/data"
@@ -344,15 +343,3 @@ def test_ratings_of_another_form_are_an_error(hub):
 def test_a_name_that_is_nowhere_says_what_to_do():
     with pytest.raises(DataError, match="into a folder and name it"):
         countereval.folder("no such name/at/all")
-
-
-def test_sentences_of_one_meaning_are_near():
-    try:
-        importlib.metadata.distribution(minilm.FILE.distribution)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"package {minilm.FILE.distribution} is not installed: make ONLY=recourse/human_centric_evaluation installs it")
-    e = minilm.embed(["The bank refused the loan.", "The loan was declined by the bank.", "A cat sleeps."])
-    assert np.allclose((e**2).sum(1), 1)
-    assert e[0] @ e[1] > 0.7 > 0.3 > e[0] @ e[2]
-    with pytest.raises(ValueError, match="texts"):
-        minilm.embed([])

@@ -36,7 +36,7 @@ def make_table(n: int = 60, seed: int = 0):
 @pytest.fixture(scope="module")
 def problems():
     table = make_table()
-    return {kind: Problem(table, method.fit(kind, table, 2, np.random.default_rng(1), epochs=100)[0]) for kind in method.KINDS}
+    return {kind: Problem(table, method.fit(kind, table, 1, np.random.default_rng(1), epochs=60)[0]) for kind in method.KINDS}
 
 
 def refused(problem: Problem, n: int = 5):
