@@ -7,6 +7,7 @@ import pandas as pd
 
 from shared.data import adult as adult_data
 from shared.data import default_credit, german_credit
+from shared.data import give_me_some_credit as credit_data
 from shared.data import heloc as heloc_data
 from shared.recourse.table import Table, encode
 
@@ -78,6 +79,16 @@ DEFAULT = {
     **{f"PAY_{month}": "free" for month in _MONTHS},
     **{f"{amount}{month}": "free" for amount in ("BILL_AMT", "PAY_AMT") for month in range(1, 7)},
 }
+GIVE_ME_SOME_CREDIT = {
+    "RevolvingUtilizationOfUnsecuredLines": "free",
+    "age": "up",
+    **dict.fromkeys(credit_data.LATE, "fixed"),
+    "DebtRatio": "free",
+    "MonthlyIncome": "free",
+    "NumberOfOpenCreditLinesAndLoans": "free",
+    "NumberRealEstateLoansOrLines": "free",
+    "NumberOfDependents": "fixed",
+}
 
 
 def heloc() -> Table:
@@ -116,3 +127,13 @@ def default() -> Table:
     """Default of credit cards, 30,000 customers, y = 1 paid in the following month."""
     frame, y = default_credit.load()
     return encode("Default", frame, y, DEFAULT)
+
+
+def give_me_some_credit() -> Table:
+    """Give Me Some Credit, 120,120 borrowers, y = 1 not seriously late; amounts and ratios end at their 99th percentile.
+
+    The longest utilisation is 50,000 times the limit: without an end, the range would leave everybody at 0.
+    """
+    frame, y = credit_data.load()
+    numbers = frame.select_dtypes("float")
+    return encode("Give Me Some Credit", frame.assign(**numbers.clip(upper=numbers.quantile(0.99), axis=1)), y, GIVE_ME_SOME_CREDIT)

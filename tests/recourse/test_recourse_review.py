@@ -330,6 +330,14 @@ def test_copa_moves_nothing_that_is_fixed_and_goes_deeper_when_asked_to(problems
     assert depth[1] > depth[0]
 
 
+def test_scorecard_leaves_out_a_feature_of_one_bin():
+    table = make_table(300)
+    constant = encode("toy", table.raw(table.X).assign(debt=0.0), table.y, {f.name: f.move for f in table.features})
+    [card] = method.fit("scorecard", constant, 1, np.random.default_rng(0))
+    names = [b.name for b in card.inside.bins]
+    assert "debt" not in names and "income" in names
+
+
 def test_scorecard_answers_move_bins_of_the_card_only(problems):
     problem = problems["scorecard"]
     x = refused(problem, 3)

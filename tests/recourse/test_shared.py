@@ -10,7 +10,7 @@ from shared.data import from_mirror
 from shared.recourse import measures
 from shared.recourse.problem import MARGINS, Model, Problem, snap
 from shared.recourse.table import encode
-from shared.recourse.tables import adult, default, german, heloc
+from shared.recourse.tables import adult, default, german, give_me_some_credit, heloc
 from tests.leaks import constants_that_tell
 
 FRAME = pd.DataFrame(
@@ -141,6 +141,7 @@ def test_bad_input_names_what_is_wrong(table):
         (german, (1000, 61), 0.7, []),
         (adult, (32561, 41), 0.241, ["Age"]),  # of those aged 19 to 22 hardly anyone earns over 50,000: true, and not filled in
         (default, (30000, 31), 0.779, []),
+        (give_me_some_credit, (120120, 10), 0.931, []),
     ],
 )
 def test_tables(load, shape, wanted, tells):

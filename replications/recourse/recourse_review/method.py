@@ -95,7 +95,8 @@ def _scorecard(table: Table, seed: int, n_features: int = 10) -> Model:
     frame = _levels(table, table.X)
     bins = [scorecards.fit_bins(frame[name], table.y) for name in frame]
     told = [scorecards.information_value(b, frame[b.name], table.y) for b in bins]
-    bins = [bins[i] for i in np.sort(np.argsort(told)[::-1][:n_features])]
+    best = np.sort(np.argsort(told)[::-1][:n_features])
+    bins = [bins[i] for i in best if told[i] > 0]  # a feature of one bin tells nothing
     card = scorecards.fit_scorecard(bins, frame, table.y)
     return Model(lambda x: expit(card.score(card.codes(_levels(table, x)))), kind="scorecard", inside=card)
 
