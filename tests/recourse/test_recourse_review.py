@@ -67,7 +67,7 @@ def test_every_entry_keeps_the_signature(problems, entry, kind):
     if entry.name in PEERS and importlib.util.find_spec(PEERS[entry.name]) is None:
         pytest.skip(f"the package {PEERS[entry.name]} is not installed")
     problem = problems[kind]
-    x = refused(problem, 1 if entry.slow else 3)
+    x = refused(problem, 1 if entry.slow else 2)
     before = x.copy()
     answers = [entry.method(problem, x, np.random.default_rng(3)) for _ in range(2)]
     assert (x == before).all()
@@ -86,7 +86,7 @@ def test_every_entry_keeps_the_signature(problems, entry, kind):
 
 @pytest.mark.parametrize("search", [method.wachter, method.nearest, method.ar_linear, method.face])
 def test_the_order_of_people_does_not_matter(problems, search):
-    x = refused(problems["linear"])
+    x = refused(problems["linear"], 3)
     there = search(problems["linear"], x, np.random.default_rng(3))
     back = search(problems["linear"], x[::-1].copy(), np.random.default_rng(3))[::-1]
     np.testing.assert_allclose(there, back, atol=1e-5)
@@ -161,7 +161,7 @@ def test_the_generator_learns_to_move_a_whole_category():
 
 def test_nearest_is_the_cheapest_accepted_row_that_the_person_can_become(problems):
     problem, table = problems["forest"], problems["forest"].table
-    x = refused(problem)
+    x = refused(problem, 3)
     found = method.nearest(problem, x, np.random.default_rng(0))
     for person, answer in zip(x, found[:, 0], strict=True):
         best = np.inf
@@ -305,8 +305,8 @@ def test_revert_takes_back_the_smallest_changes_first():
 
 def test_robust_walks_start_at_wachter_and_grow_safer(problems):
     problem = problems["net"]
-    x = refused(problem)
-    noise = torch.randn(400, x.shape[1], generator=torch.Generator().manual_seed(0))
+    x = refused(problem, 3)
+    noise = torch.randn(100, x.shape[1], generator=torch.Generator().manual_seed(0))
     found = {search: search(problem, x, np.random.default_rng(0))[:, 0] for search in (method.wachter, method.trex, method.sns)}
     both = np.isfinite(np.hstack(list(found.values()))).all(1)
     safe = {
@@ -321,7 +321,7 @@ def test_robust_walks_start_at_wachter_and_grow_safer(problems):
 
 def test_copa_moves_nothing_that_is_fixed_and_goes_deeper_when_asked_to(problems):
     problem = problems["linear"]
-    x = refused(problem)
+    x = refused(problem, 2)
     depth = []
     for robust in (0.1, 5.0):
         z = method.copa(problem, x, np.random.default_rng(0), robust=robust)
