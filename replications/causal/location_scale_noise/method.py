@@ -18,6 +18,8 @@ from scipy.optimize import minimize
 from scipy.spatial.distance import pdist
 from sklearn.preprocessing import SplineTransformer
 
+from shared.checks import finite as _checked
+
 LEAST_PRECISION = 1e-7  # floor of -eta2, half the precision, so that the logarithm stays finite
 
 
@@ -34,15 +36,6 @@ class Weights(NamedTuple):
 
     w1: np.ndarray  # (columns of phi,)
     w2: np.ndarray  # (columns of psi,), >= 0
-
-
-def _checked(name: str, value: np.ndarray, ndim: int) -> np.ndarray:
-    value = np.asarray(value, dtype=float)
-    if value.ndim != ndim or value.size == 0:
-        raise ValueError(f"{name} must be a non-empty array with {ndim} axes, not of shape {value.shape}")
-    if not np.isfinite(value).all():
-        raise ValueError(f"{name} contains NaN or infinite values")
-    return value
 
 
 def _checked_pair(x: np.ndarray, y: np.ndarray, ndim: int = 1) -> tuple[np.ndarray, np.ndarray]:

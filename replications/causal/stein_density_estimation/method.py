@@ -21,6 +21,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist, pdist
 from scipy.special import expit
 
+from shared.checks import finite as _checked
+
 Array = NDArray[np.float64]
 
 
@@ -55,15 +57,6 @@ class Fold(NamedTuple):
     donors: NDArray[np.intp]  # (t,) treated units of the training part, disjoint from rows
     factor: tuple  # Cholesky factor of K + t penalty I, (t, t)
     cross: Array  # (m, t): kernel between rows and donors
-
-
-def _checked(name: str, value: Array, ndim: int) -> Array:
-    value = np.asarray(value, dtype=float)
-    if value.ndim != ndim or value.size == 0:
-        raise ValueError(f"{name} must be a non-empty array with {ndim} axes, not of shape {value.shape}")
-    if not np.isfinite(value).all():
-        raise ValueError(f"{name} contains NaN or infinite values")
-    return value
 
 
 # ---------------------------------------------------------------- families

@@ -18,6 +18,8 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.nn import functional
 
+from shared.checks import finite as _checked
+
 Array = np.ndarray
 Layers = list[tuple[Tensor, Tensor]]  # weights (M, in, out) and biases (M, 1, out)
 WIDTH = 32  # of every hidden layer
@@ -469,12 +471,3 @@ def correlation(a: Array, b: Array) -> Array:
     """Pearson correlation over the last axis."""
     a, b = (v - v.mean(-1, keepdims=True) for v in (np.asarray(a), np.asarray(b)))
     return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-
-
-def _checked(name: str, value: Array, ndim: int) -> Array:
-    value = np.asarray(value, dtype=float)
-    if value.ndim != ndim or value.size == 0:
-        raise ValueError(f"{name} must be a non-empty array with {ndim} axes, not of shape {value.shape}")
-    if not np.isfinite(value).all():
-        raise ValueError(f"{name} contains NaN or infinite values")
-    return value
