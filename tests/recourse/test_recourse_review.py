@@ -1,7 +1,6 @@
-"""The bench of recourse methods: every entry on a toy table, classics against closed forms and brute force, measures by hand."""
+"""The bench of recourse methods: classics against closed forms and brute force, measures by hand; entries: test_bench.py."""
 
 import heapq
-import importlib.util
 from itertools import product
 
 import numpy as np
@@ -11,38 +10,15 @@ import torch
 from sklearn.ensemble import RandomForestClassifier
 
 from replications.recourse.recourse_review import method
-from replications.recourse.robust_network_recourse import method as networks
 from shared.recourse import measures
 from shared.recourse.problem import Model, Problem
 from shared.recourse.table import encode
-
-PEERS = {"peer: NICE": "nice", "peer: DiCE": "dice_ml"}
-
-
-def make_table(n: int = 60, seed: int = 0):
-    """Two numbers, an integer that only grows, a category, a number that is fixed."""
-    rng = np.random.default_rng(seed)
-    frame = pd.DataFrame(
-        {
-            "income": rng.random(n), "debt": rng.random(n), "years": rng.integers(0, 9, n),
-            "home": rng.choice(["own", "rent", "free"], n), "history": rng.random(n),
-        }
-    )  # fmt: skip
-    worth = 2 * frame["income"] - frame["debt"] + frame["years"] / 8 + 0.2 * (frame["home"] == "own") + 0.3 * frame["history"]
-    y = (worth > worth.median()).astype(int).to_numpy()
-    return encode("toy", frame, y, {"income": "free", "debt": "free", "years": "up", "home": "free", "history": "fixed"})
+from tests.recourse.people import make_table, refused, toy_problems
 
 
 @pytest.fixture(scope="module")
 def problems():
-    table = make_table()
-    return {kind: Problem(table, method.fit(kind, table, 1, np.random.default_rng(1), epochs=60)[0]) for kind in method.KINDS}
-
-
-def refused(problem: Problem, n: int = 5):
-    """The n refused rows that are closest to a yes."""
-    x = problem.table.X[~problem.accepts(problem.table.X)]
-    return x[problem.model.score(x).argsort()[::-1][:n]]
+    return toy_problems()
 
 
 def line_problem(n: int = 400):
@@ -53,35 +29,6 @@ def line_problem(n: int = 400):
     table = encode("line", frame, (frame["income"] > 0.5).astype(int).to_numpy(), {"income": "free", "age": "fixed"})
     weights = torch.tensor([4.0, 1.0])
     return Problem(table, method.differentiable(lambda z: torch.sigmoid(z @ weights - 3), "linear"))
-
-
-# ---------------------------------------------------------------- every entry
-
-
-@pytest.mark.parametrize(
-    ("entry", "kind"),
-    [(e, e.kinds[-1]) for e in method.ENTRIES],
-    ids=lambda v: getattr(v, "name", v),
-)
-def test_every_entry_keeps_the_signature(problems, entry, kind):
-    if entry.name in PEERS and importlib.util.find_spec(PEERS[entry.name]) is None:
-        pytest.skip(f"the package {PEERS[entry.name]} is not installed")
-    problem = problems[kind]
-    x = refused(problem, 1 if entry.slow else 2)
-    before = x.copy()
-    answers = [entry.method(problem, x, np.random.default_rng(3)) for _ in range(2)]
-    assert (x == before).all()
-    np.testing.assert_array_equal(*answers)
-    z = answers[0]
-    assert z.ndim == 3 and z.shape[::2] == x.shape and z.dtype == float
-    missing = np.isnan(z)
-    assert (missing.any(-1) == missing.all(-1)).all()
-    if entry.name not in PEERS:
-        found = ~missing.all(-1)
-        np.testing.assert_allclose(problem.table.project(z, x)[found], z[found], atol=1e-6)  # real rows, within reach
-        assert problem.accepts(z)[found].all()
-        # rounding a category may sink every answer of a method that follows a gradient
-        assert found.any() or entry.kinds == method.GRADIENT or entry.name in ("T-COL a", "T-Rex:NN")
 
 
 @pytest.mark.parametrize("search", [method.wachter, method.nearest, method.ar_linear, method.face])
@@ -300,34 +247,7 @@ def test_revert_takes_back_the_smallest_changes_first():
     assert np.isnan(method.revert(problem, x, np.full((1, 1, 2), np.nan), 0.5)).all()
 
 
-# ---------------------------------------------------------------- methods of other papers
-
-
-def test_robust_walks_start_at_wachter_and_grow_safer(problems):
-    problem = problems["net"]
-    x = refused(problem, 3)
-    noise = torch.randn(100, x.shape[1], generator=torch.Generator().manual_seed(0))
-    found = {search: search(problem, x, np.random.default_rng(0))[:, 0] for search in (method.wachter, method.trex, method.sns)}
-    both = np.isfinite(np.hstack(list(found.values()))).all(1)
-    safe = {
-        search: networks.relaxed_stability(problem.model.inside, method._tensor(z[both]), noise, 0.05).mean().item()
-        for search, z in found.items()
-    }
-    assert safe[method.trex] > safe[method.wachter] and safe[method.sns] > safe[method.wachter]
-    stable = method.trex_nn(problem, x, np.random.default_rng(0), tau=0.6)[:, 0]
-    stable = stable[np.isfinite(stable).all(1)]
-    assert len(stable) and (networks.relaxed_stability(problem.model.inside, method._tensor(stable), noise, 0.05) > 0.55).all()
-
-
-def test_copa_moves_nothing_that_is_fixed_and_goes_deeper_when_asked_to(problems):
-    problem = problems["linear"]
-    x = refused(problem, 2)
-    depth = []
-    for robust in (0.1, 5.0):
-        z = method.copa(problem, x, np.random.default_rng(0), robust=robust)
-        assert (z[np.isfinite(z).all(-1)][:, -1][:, None] == x[:, -1]).any(1).all()
-        depth.append(np.nanmean(problem.model.score(np.nan_to_num(z).reshape(-1, x.shape[1]))))
-    assert depth[1] > depth[0]
+# ---------------------------------------------------------------- scorecards
 
 
 def test_scorecard_leaves_out_a_feature_of_one_bin():
