@@ -8,6 +8,7 @@ do; nothing is ever replaced by something synthetic.
 import hashlib
 import importlib.metadata
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,8 @@ class DataError(RuntimeError):
 class PackageFile:
     """A data file that ships inside an installed package, found without importing the package.
 
-    distribution: the pip name, pinned in requirements-data.txt. suffix: the end of the file's path, whole names.
+    distribution: the pip name, or npm:name for one of npm's, pinned in requirements-data.txt. suffix: the end of the file's path,
+    whole names.
     sha256: of the file, hex. licence, citation: of the *data*, often not the package's.
     """
 
@@ -34,20 +36,35 @@ class PackageFile:
     def path(self) -> Path:
         """The file's path. Raises DataError when the package or file is missing or its sha256 differs."""
         install = f"make installs it: make ONLY=<family>/<slug> (or: python -m shared.workflow.packages {self.distribution})"
-        try:
-            files = importlib.metadata.files(self.distribution) or []
-        except importlib.metadata.PackageNotFoundError:
-            raise DataError(f"data package {self.distribution!r} is not installed; {install}") from None
-        found = [f for f in files if f"/{f}".endswith(f"/{self.suffix}")]
+        files = _files(self.distribution)
+        if files is None:
+            raise DataError(f"data package {self.distribution!r} is not installed; {install}")
+        found = [f for f in files if f.as_posix().endswith(f"/{self.suffix}")]
         if len(found) != 1:
             raise DataError(f"{len(found)} files end with {self.suffix!r} in package {self.distribution!r}, not 1; {install}")
-        path = Path(found[0].locate())
+        path = found[0]
         if not path.exists():
             raise DataError(
                 f"{path} of package {self.distribution!r} is missing; remove the package and install it again: {install}"
             )
         _check(path, self.sha256, f"remove the package {self.distribution!r} and install it again: {install}")
         return path
+
+
+def npm_folder(distribution: str) -> Path:
+    """Where this environment keeps the files of npm's package `npm:name`."""
+    return Path(sys.prefix) / "share" / "replications" / "npm" / distribution.removeprefix("npm:")
+
+
+def _files(distribution: str) -> list[Path] | None:
+    """Every file of an installed package; None when it is not installed."""
+    if distribution.startswith("npm:"):
+        folder = npm_folder(distribution)
+        return list(folder.rglob("*")) if folder.exists() else None
+    try:
+        return [Path(f.locate()) for f in importlib.metadata.files(distribution) or []]
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)

