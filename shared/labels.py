@@ -5,6 +5,7 @@ T[i, j] = P(noisy = j | clean = i), of shape (K, K), rows that sum to 1; labels 
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri, softmax
 
 Array = NDArray[np.floating]
 Labels = NDArray[np.integer]
@@ -28,16 +29,49 @@ def corrupt(clean: Labels, t: Array, u: Array) -> Labels:
     A label is kept where u < T[i, i]; so with the same u, what flips at a low rate flips at every higher one.
     Raises ValueError when T is not a transition matrix or the shapes or labels do not fit.
     """
-    t, u = _transition(t), np.asarray(u, float)
-    k = len(t)
+    t = _transition(t)
+    clean = _labels("clean", clean, len(t))
+    return corrupt_each(clean, t[clean], u)
+
+
+def corrupt_each(clean: Labels, laws: Array, u: Array) -> Labels:
+    """Noisy labels (n,) of clean ones (n,), each drawn from a law of its own, laws (n, K), by one uniform number, u (n,) in [0, 1).
+
+    As in `corrupt`, a label is kept where u < laws[., clean]. Raises ValueError when laws are no probabilities, or the shapes or
+    labels do not fit.
+    """
+    laws, u = np.asarray(laws, float), np.asarray(u, float)
+    if laws.ndim != 2 or not np.isfinite(laws).all() or (laws < 0).any() or not np.allclose(laws.sum(1), 1):
+        raise ValueError("laws must be probabilities of shape (n, K) whose rows sum to 1")
+    k = laws.shape[1]
     clean = _labels("clean", clean, k)
-    if u.shape != clean.shape:
-        raise ValueError(f"clean and u must have one shape (n,), not {clean.shape} and {u.shape}")
+    if not u.shape == clean.shape == laws.shape[:1]:
+        raise ValueError(f"clean and u must have one shape (n,), that of laws, not {clean.shape}, {u.shape} and {laws.shape}")
     if ((u < 0) | (u >= 1)).any():
         raise ValueError("u must hold numbers in [0, 1)")
-    own_first = (np.arange(k)[:, None] + np.arange(k)) % k  # row i: i, i + 1, ..., i - 1
-    steps = np.cumsum(np.take_along_axis(t, own_first, axis=1), axis=1)[:, :-1]  # (K, K - 1)
-    return own_first[clean, (u[:, None] >= steps[clean]).sum(1)].astype(clean.dtype)
+    own_first = (clean[:, None].astype(np.int64) + np.arange(k)) % k  # (n, K): y, y + 1, ..., y - 1
+    steps = np.cumsum(np.take_along_axis(laws, own_first, axis=1), axis=1)[:, :-1]  # (n, K - 1)
+    place = (u[:, None] >= steps).sum(1)
+    return np.take_along_axis(own_first, place[:, None], axis=1)[:, 0].astype(clean.dtype)
+
+
+def instance(x: Array, clean: Labels, k: int, rate: float, rng: np.random.Generator) -> Array:
+    """Laws (n, k) of noise that depends on the instance, P(noisy | clean label y, x): a linear model of x says where a flip goes.
+
+    x (n, d). Instance i flips at a rate q_i ~ N(rate, 0.1) within (0, 1); a flip goes to class j != y at softmax(x W)_j without y,
+    with one W (d, k) of standard normal numbers for all. As Xia et al. 2020 do and later code simplifies it. The longer x, the more
+    nearly each instance has a single target. Raises ValueError when shapes or labels do not fit, or for a rate outside (0, 1).
+    """
+    x, clean = np.asarray(x, float), _labels("clean", clean, k)
+    if x.ndim != 2 or len(x) != len(clean) or not np.isfinite(x).all():
+        raise ValueError(f"x must be finite numbers of shape (n, d), one row a label, not {x.shape} for {len(clean)} labels")
+    if not 0 < rate < 1:
+        raise ValueError(f"rate must be in (0, 1), not {rate}")
+    low, high = ndtr((np.array([0, 1]) - rate) / 0.1)
+    q = rate + 0.1 * ndtri(low + (high - low) * rng.random(len(x)))  # a normal cut to (0, 1)
+    logits = x @ rng.normal(size=(x.shape[1], k))
+    own = np.arange(k) == clean[:, None]
+    return np.where(own, 1 - q[:, None], q[:, None] * softmax(np.where(own, -np.inf, logits), axis=1))
 
 
 def counts(clean: Labels, noisy: Labels, k: int) -> NDArray[np.int64]:

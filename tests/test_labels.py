@@ -30,6 +30,30 @@ def test_what_flips_at_a_low_rate_flips_at_a_higher_one():
     assert not flips[0].any() and (flips[2] | ~flips[1]).all() and 0.25 < flips[2].mean() < 0.35
 
 
+def test_each_label_is_drawn_from_its_own_law():
+    laws = np.tile([[0.7, 0.3, 0.0], [0.0, 0.2, 0.8], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]], (30_000, 1))
+    clean = np.tile(np.array([0, 1, 0, 2], np.uint8), 30_000)
+    noisy = labels.corrupt_each(clean, laws, np.random.default_rng(0).random(len(clean)))
+    assert noisy.dtype == np.uint8
+    found = [np.bincount(noisy[i::4], minlength=3) / 30_000 for i in range(4)]
+    np.testing.assert_allclose(found, laws[:4], atol=0.01)
+    assert labels.corrupt_each(np.array([1]), laws[1:2], np.array([0.19])) == 1  # kept where u < laws[., clean]
+
+
+def test_noise_of_the_instance():
+    rng, x = np.random.default_rng(0), np.random.default_rng(1).normal(size=(4000, 3))
+    clean = rng.integers(4, size=4000)
+    laws = labels.instance(x, clean, 4, 0.3, np.random.default_rng(2))
+    np.testing.assert_allclose(laws.sum(1), 1)
+    flip = 1 - laws[np.arange(4000), clean]
+    assert abs(flip.mean() - 0.3) < 0.01 and abs(flip.std() - 0.1) < 0.01 and (flip > 0).all() and (flip < 1).all()
+    cut = 1 - labels.instance(x, clean, 4, 0.05, np.random.default_rng(2))[np.arange(4000), clean]
+    assert cut.min() > 0 and cut.mean() > 0.07  # N(.05, .1) cut at 0 has mean .05 + .1 phi(.5) / Phi(.5)
+    rows = np.flatnonzero(clean == 0)  # two classes i, j other than the own: log odds are linear in x, whoever the instance is
+    odds = np.log(laws[rows, 1] / laws[rows, 2])
+    assert np.abs(x[rows] @ np.linalg.lstsq(x[rows], odds)[0] - odds).max() < 1e-6
+
+
 def test_counts_and_classes_that_do_not_occur():
     clean, noisy = np.array([0, 0, 0, 2]), np.array([0, 1, 1, 2])
     assert labels.counts(clean, noisy, 3).tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 1]]
@@ -58,6 +82,10 @@ def test_backward_is_right_on_average():
         (lambda: labels.corrupt(np.array([0]), T, np.ones(1)), r"u must hold numbers in \[0, 1\)"),
         (lambda: labels.corrupt(np.array([0]), T[:2], np.zeros(1)), "T must be a square matrix"),
         (lambda: labels.corrupt(np.array([0]), T * 2, np.zeros(1)), "T must be a square matrix"),
+        (lambda: labels.corrupt_each(np.array([0]), T[:1] * 2, np.zeros(1)), "laws must be probabilities"),
+        (lambda: labels.corrupt_each(np.array([0]), T, np.zeros(1)), "that of laws"),
+        (lambda: labels.instance(np.zeros((2, 3)), np.array([0]), 2, 0.2, np.random.default_rng(0)), "x must be finite numbers"),
+        (lambda: labels.instance(np.zeros((1, 3)), np.array([0]), 2, 1.0, np.random.default_rng(0)), "rate must be in"),
         (lambda: labels.counts(np.array([0]), np.array([5]), 3), r"noisy must be whole numbers 0\.\.2"),
         (lambda: labels.counts(np.array([0.5]), np.array([1]), 3), "clean must be whole numbers"),
         (lambda: labels.counts(np.array([0]), np.array([1, 1]), 3), "clean and noisy must have one shape"),

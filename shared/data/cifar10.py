@@ -56,14 +56,19 @@ def load(part: str, batches: int = 5) -> tuple[np.ndarray, np.ndarray]:
     part: "train" (10,000 images a batch; the first `batches` of five) or "test" (10,000), in the order of the authors' files.
     Raises ValueError for another part or number of batches, DataError when the package is missing.
     """
-    if part not in LABELS:
-        raise ValueError(f"part must be train or test, not {part!r}")
+    labels = load_labels(part)
     if not 1 <= batches <= 5:
         raise ValueError(f"batches must be 1 to 5, not {batches}")
     files = BATCHES[:batches] if part == "train" else [TEST]
     images = np.concatenate([_pixels(file) for file in files])
-    labels = np.array(json.loads(LABELS[part].path().read_text(encoding="utf-8")), np.uint8)
     return images, labels[: len(images)]
+
+
+def load_labels(part: str) -> np.ndarray:
+    """The labels (N,) uint8 of `load` alone, 50,000 or 10,000: the images are slow to decode. Raises as `load` does."""
+    if part not in LABELS:
+        raise ValueError(f"part must be train or test, not {part!r}")
+    return np.array(json.loads(LABELS[part].path().read_text(encoding="utf-8")), np.uint8)
 
 
 def _pixels(file: PackageFile) -> np.ndarray:

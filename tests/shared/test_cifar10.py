@@ -16,7 +16,7 @@ def installed(load, *arguments):
 def test_images_and_labels():
     x, y = installed(cifar10.load, "test")
     assert x.shape == (10_000, 32, 32, 3) and x.dtype == np.uint8
-    assert (np.bincount(y) == 1000).all()
+    assert (np.bincount(y) == 1000).all() and (y == cifar10.load_labels("test")).all()
     assert x[y == 8].mean((0, 1, 2))[2] > x[y == 4].mean((0, 1, 2))[2] + 20  # ships lie in more blue than deer
 
 
@@ -30,6 +30,8 @@ def test_people_label_the_same_images():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="part must be train or test, not 'all'"):
         cifar10.load("all")
+    with pytest.raises(ValueError, match="part must be train or test, not 'all'"):
+        cifar10.load_labels("all")
     with pytest.raises(ValueError, match="batches must be 1 to 5, not 6"):
         cifar10.load("train", 6)
     with pytest.raises(ValueError, match="kind must be one of aggregate, random1"):

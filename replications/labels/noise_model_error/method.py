@@ -66,7 +66,9 @@ def matrix(counts: Counts) -> Array:
 
 
 def squared_error(m: Array, estimate: Array) -> Array:
-    """SE = sum_ij (M_ij - estimate_ij)^2, for estimates (..., K, K): (...)."""
+    """SE = sum_ij (M_ij - estimate_ij)^2, of m (K, K) and estimates (..., K, K): (...). Raises ValueError for other shapes."""
+    if np.ndim(m) != 2 or np.shape(estimate)[-2:] != np.shape(m):
+        raise ValueError(f"estimate must end with m's shape (K, K), {np.shape(m)}, and has {np.shape(estimate)}")
     return ((m - estimate) ** 2).sum((-2, -1))
 
 
@@ -258,36 +260,37 @@ def forward_loss(logits: Tensor, noisy: Tensor, m: Tensor) -> Tensor:
 
 
 def train(
-    task: Task, m: Tensor, uses_noisy: Tensor, rng: torch.Generator, *, hidden: int, epochs: int, batch: int, factor: int,
-    lr: float,
+    task: Task, m: Tensor, rng: torch.Generator, *, hidden: int, epochs: int, batch: int, factor: int, lr: float
 ) -> Taggers:  # fmt: skip
     """A tagger for each noise model m (F, K, K), held fixed, all from the same first weights and on the same batches.
 
     An epoch is one pass over the clean words by cross-entropy and then one over `factor` times as many words of the pool, drawn
-    afresh, through the noise model; where uses_noisy (F,) is False only the first. Two Adams, as in the released code.
+    afresh, through the noise model (with factor 0 only the first). Two Adams, as in the released code.
+    Raises ValueError when m is not (F, K, K) or a tag is not 0..K-1.
     """
+    if m.ndim != 3 or m.shape[1] != m.shape[2] or max(task.noisy.max(), task.clean.max()) >= m.shape[1]:
+        raise ValueError(f"m must be (F, K, K) with a row for each tag, not {tuple(m.shape)}")
     f, k = m.shape[:2]
     width = task.window.shape[1] * task.vectors.shape[1]
     shapes = (width, hidden), (1, hidden), (hidden, k), (1, k)
     limits = width**-0.5, width**-0.5, hidden**-0.5, hidden**-0.5
     drawn = [(2 * torch.rand(shape, generator=rng) - 1) * limit for shape, limit in zip(shapes, limits, strict=True)]
     taggers = Taggers(*(p.expand(f, *p.shape).clone().requires_grad_() for p in drawn))
-    by_clean, by_noisy = (torch.optim.Adam(taggers, lr) for _ in range(2))
+    by_clean, by_noisy = (torch.optim.Adam(taggers, lr, fused=True) for _ in range(2))
 
-    def step(optimiser: torch.optim.Adam, rows: Tensor, tags: Tensor, models: Tensor, weight: Tensor) -> None:
+    def step(optimiser: torch.optim.Adam, rows: Tensor, tags: Tensor, models: Tensor) -> None:
         x = task.vectors[task.window[rows]].flatten(1).expand(f, -1, -1)  # (F, b, w d)
         loss = forward_loss(scores(taggers, x), tags.expand(f, -1), models)
         optimiser.zero_grad()
-        (loss * weight).sum().backward()
+        loss.sum().backward()
         optimiser.step()
 
-    identity, everybody = torch.eye(k).expand(f, k, k), torch.ones(f)
-    n = len(task.noisy)
+    identity, n, c = torch.eye(k).expand(f, k, k), len(task.noisy), len(task.clean)
     for _ in range(epochs):
-        for part in torch.randperm(len(task.clean), generator=rng).split(batch):
-            step(by_clean, task.clean_rows[part], task.clean[part], identity, everybody)
-        for rows in torch.randint(n, (factor * len(task.clean),), generator=rng).split(batch):
-            step(by_noisy, rows, task.noisy[rows], m, uses_noisy.float())
+        for part in torch.randperm(c, generator=rng).split(batch):
+            step(by_clean, task.clean_rows[part], task.clean[part], identity)
+        for rows in torch.randint(n, (factor * c,), generator=rng).split(batch) if factor else ():
+            step(by_noisy, rows, task.noisy[rows], m)
     return Taggers(*(p.detach() for p in taggers))
 
 
