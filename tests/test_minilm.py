@@ -5,7 +5,7 @@ import importlib.metadata
 import numpy as np
 import pytest
 
-from shared.data import minilm
+from shared.data import minilm, vader_ratings
 
 
 def test_sentences_of_one_meaning_are_near():
@@ -18,3 +18,14 @@ def test_sentences_of_one_meaning_are_near():
     assert e[0] @ e[1] > 0.7 > 0.3 > e[0] @ e[2]
     with pytest.raises(ValueError, match="texts"):
         minilm.embed([])
+
+
+@pytest.mark.parametrize("name", vader_ratings.SETS)
+def test_kept_features_are_its_embeddings(name):
+    try:
+        importlib.metadata.distribution(minilm.FILE.distribution)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"package {minilm.FILE.distribution} is not installed: make ONLY=recourse/human_centric_evaluation installs it")
+    rated = vader_ratings.load(name)
+    found = (minilm.embed(rated.texts[:2]) - rated.mean) @ rated.components.T
+    np.testing.assert_allclose(found, rated.features[:2], atol=5e-3)  # kept as float16
