@@ -8,11 +8,15 @@ import pytest
 from shared.data import minilm, vader_ratings
 
 
-def test_sentences_of_one_meaning_are_near():
+@pytest.fixture(autouse=True)
+def weights():
     try:
         importlib.metadata.distribution(minilm.FILE.distribution)
     except importlib.metadata.PackageNotFoundError:
         pytest.skip(f"package {minilm.FILE.distribution} is not installed: make ONLY=recourse/human_centric_evaluation installs it")
+
+
+def test_sentences_of_one_meaning_are_near():
     e = minilm.embed(["The bank refused the loan.", "The loan was declined by the bank.", "A cat sleeps."])
     assert np.allclose((e**2).sum(1), 1)
     assert e[0] @ e[1] > 0.7 > 0.3 > e[0] @ e[2]
@@ -22,10 +26,6 @@ def test_sentences_of_one_meaning_are_near():
 
 @pytest.mark.parametrize("name", vader_ratings.SETS)
 def test_kept_features_are_its_embeddings(name):
-    try:
-        importlib.metadata.distribution(minilm.FILE.distribution)
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"package {minilm.FILE.distribution} is not installed: make ONLY=recourse/human_centric_evaluation installs it")
     rated = vader_ratings.load(name)
     found = (minilm.embed(rated.texts[:2]) - rated.mean) @ rated.components.T
     np.testing.assert_allclose(found, rated.features[:2], atol=5e-3)  # kept as float16
