@@ -11,8 +11,8 @@ from shared import peers
 
 
 def test_tqdm_s_warning_is_not_said_and_others_are(tmp_path, monkeypatch):
-    code = "import warnings\nfrom tqdm import TqdmWarning\nwarnings.warn('no widgets', TqdmWarning)\nwarnings.warn('old')\nanswer = 42\n"
-    (tmp_path / "chatty_peer.py").write_text(code)
+    lines = ["import warnings", "from tqdm import TqdmWarning", "warnings.warn('no widgets', TqdmWarning)", "warnings.warn('old')"]
+    (tmp_path / "chatty_peer.py").write_text("\n".join([*lines, "answer = 42"]))
     monkeypatch.syspath_prepend(tmp_path)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
