@@ -2,6 +2,9 @@
 
 import hashlib
 import http.server
+import subprocess
+import sys
+import tarfile
 import threading
 from pathlib import Path
 
@@ -99,6 +102,56 @@ def test_pins(tmp_path, monkeypatch):
     packages.PINS.write_text("cdt>=0.6\n")
     with pytest.raises(packages.PackageError, match="not an exact pin"):
         packages.pinned()
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """An npm of the test's: `pack` gives a package of one file, or fails; the environment is a folder of the test's."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
+    monkeypatch.setattr(packages, "pin", lambda name: "1.2.0")
+    monkeypatch.setattr(packages.shutil, "which", lambda name: "/somewhere/npm")
+    said = {"fails": False, "calls": 0}
+
+    def run(command, **_):
+        assert command[:2] == ["npm", "pack"] and command[-1] == "pictures@1.2.0"
+        said["calls"] += 1
+        source = tmp_path / "package"
+        source.mkdir(exist_ok=True)
+        (source / "data.bin").write_bytes(b"numbers")
+        (source / "package.json").write_text('{"version": "1.2.0"}')
+        if not said["fails"]:
+            with tarfile.open(Path(command[command.index("--pack-destination") + 1]) / "pictures-1.2.0.tgz", "w:gz") as packed:
+                packed.add(source, "package")
+        return subprocess.CompletedProcess(command, int(said["fails"]))
+
+    monkeypatch.setattr(packages.subprocess, "run", run)
+    return said
+
+
+def test_npm_package(npm, tmp_path):
+    wanted = {"distribution": "npm:pictures", "suffix": "data.bin", "sha256": hashlib.sha256(b"numbers").hexdigest()}
+    with pytest.raises(data.DataError, match="'npm:pictures' is not installed"):
+        package_file(**wanted).path()
+    packages.install("npm:pictures")
+    assert package_file(**wanted).path().read_bytes() == b"numbers" and packages.marker("npm:pictures").exists()
+    packages.install("npm:pictures")
+    assert npm["calls"] == 1  # it is there
+
+
+def test_npm_that_fails_leaves_what_was_there(npm):
+    packages.install("npm:pictures")
+    described = data.npm_folder("npm:pictures") / "package.json"
+    described.write_text('{"version": "1.1.0"}')  # an older one
+    npm["fails"] = True
+    with pytest.raises(packages.PackageError, match=r"cannot fetch npm:pictures==1\.2\.0 .*check the network"):
+        packages.install("npm:pictures")
+    assert sorted(p.name for p in described.parent.parent.iterdir()) == ["pictures"] and "1.1.0" in described.read_text()
+
+
+def test_no_npm(npm, monkeypatch):
+    monkeypatch.setattr(packages.shutil, "which", lambda name: None)
+    with pytest.raises(packages.PackageError, match=r"comes from npm, which is not on this machine: install Node\.js"):
+        packages.install("npm:pictures")
 
 
 def test_seeds_and_streams():
