@@ -147,7 +147,7 @@ def weak(x):
 
 @pytest.mark.parametrize("arm", ["released", "contrastive", "extremal", "zero_fill"])
 def test_the_one_cell_that_matters_is_found(x, arm):
-    e = getattr(method, arm)(one_cell, x, rng(), size=1.0, steps=80)
+    e = getattr(method, arm)(one_cell, x, rng(), size=1.0, steps=60)
     wanted = torch.zeros(8, 2)
     wanted[3, 1] = 1
     clear = x[..., 3, 1].abs() > 0.5  # for smaller values the fill is as good
@@ -164,8 +164,8 @@ def test_zero_fill_without_noise_keeps_nothing_when_nothing_matters(x):
 
 
 def test_studies_do_not_touch_each_other(x):
-    e = method.released(one_cell, x, rng(), trends="none", fill="zero", noisy=False, steps=30)
-    alone = method.released(one_cell, x[1:2], rng(), trends="none", fill="zero", noisy=False, steps=30)
+    e = method.released(one_cell, x, rng(), trends="none", fill="zero", noisy=False, steps=15)
+    alone = method.released(one_cell, x[1:2], rng(), trends="none", fill="zero", noisy=False, steps=15)
     assert torch.allclose(e.mask[1:2], alone.mask, atol=1e-5)
     weights = torch.tensor([0.01, 0.1, 3.0])
     e = method.extremal(weak, x, rng(), sparsity=weights, steps=60)
