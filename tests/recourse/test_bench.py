@@ -44,6 +44,14 @@ def test_every_entry_keeps_the_signature(problems, entry, kind):
         assert found.any() or entry.kinds == method.GRADIENT or entry.name in ("T-COL a", "T-Rex:NN")
 
 
+@pytest.mark.parametrize("search", [method.wachter, method.nearest, method.ar_linear, method.face])
+def test_the_order_of_people_does_not_matter(problems, search):
+    x = refused(problems["linear"], 3)
+    there = search(problems["linear"], x, np.random.default_rng(3))
+    back = search(problems["linear"], x[::-1].copy(), np.random.default_rng(3))[::-1]
+    np.testing.assert_allclose(there, back, atol=1e-5)
+
+
 def test_robust_walks_start_at_wachter_and_grow_safer(problems):
     problem = problems["net"]
     x = refused(problem, 3)

@@ -31,20 +31,12 @@ def line_problem(n: int = 400):
     return Problem(table, method.differentiable(lambda z: torch.sigmoid(z @ weights - 3), "linear"))
 
 
-@pytest.mark.parametrize("search", [method.wachter, method.nearest, method.ar_linear, method.face])
-def test_the_order_of_people_does_not_matter(problems, search):
-    x = refused(problems["linear"], 3)
-    there = search(problems["linear"], x, np.random.default_rng(3))
-    back = search(problems["linear"], x[::-1].copy(), np.random.default_rng(3))[::-1]
-    np.testing.assert_allclose(there, back, atol=1e-5)
-
-
 # ---------------------------------------------------------------- closed forms
 
 
 def test_searches_come_to_the_boundary_of_a_line():
     problem = line_problem()
-    x = refused(problem, 20)
+    x = refused(problem, 8)
     known = (3 - x[:, 1]) / 4
     slack = {method.wachter: 0.05, method.growing_spheres: 0.03, method.ar_linear: 0.15, method.random_walk: 0.03}
     for search, limit in slack.items():
@@ -86,7 +78,9 @@ def test_amortised_generator_serves_people_it_never_saw(problems):
     assert np.isfinite(z).all(-1).mean() > 0.8
     rows = refused(problem, 30)
     depth = [
-        problem.model.score(method.train_generator(problem, rows, weight, torch.Generator().manual_seed(0))(rows)[:, 0]).mean()
+        problem.model.score(
+            method.train_generator(problem, rows, weight, torch.Generator().manual_seed(0), steps=60)(rows)[:, 0]
+        ).mean()
         for weight in (0.01, 100.0)
     ]
     assert depth[1] > depth[0] + 0.2
@@ -366,7 +360,7 @@ def test_rank_agreement_is_spearman_person_by_person():
 def test_models_are_trained_on_rows_of_their_own():
     table = make_table(300)
     for kind in method.KINDS:
-        models = method.fit(kind, table, 3, np.random.default_rng(0), epochs=60)
+        models = method.fit(kind, table, 3, np.random.default_rng(0), trees=8, epochs=40)
         scores = np.stack([m.score(table.X) for m in models])
         assert scores.shape == (3, 300) and ((scores >= 0) & (scores <= 1)).all()
         assert ((scores >= 0.5) == table.y).mean() > 0.85
