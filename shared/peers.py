@@ -1,4 +1,4 @@
-"""Packages of others that a notebook compares with, imported so that they say nothing on stderr."""
+"""Packages of others, imported so that they say nothing on stderr of a notebook."""
 
 import importlib
 import warnings
@@ -8,7 +8,7 @@ from tqdm import TqdmWarning
 
 
 def load(module: str) -> ModuleType:
-    """A peer's module by its name. tqdm misses its widgets when such a package is imported in a notebook; that is not said.
+    """A module by its name. tqdm misses its widgets when such a package is imported in a notebook; that is not said.
 
     Raises ModuleNotFoundError when the package is not installed: name it in paper.yaml's `packages`.
     """

@@ -93,6 +93,13 @@ def test_mirror(tmp_path, monkeypatch):
     assert data.from_mirror("pairs").is_dir()
 
 
+def test_extract_that_is_missing_or_damaged():
+    with pytest.raises(data.DataError, match=r"nothing\.npz is missing: it is part of this repository"):
+        data.extract("nothing.npz", "0" * 64)
+    with pytest.raises(data.DataError, match=r"noisyner_io\.npz is damaged.*it is part of this repository"):
+        data.extract("noisyner_io.npz", "0" * 64)
+
+
 def test_pins(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "PINS", tmp_path / "requirements-data.txt")
     packages.PINS.write_text("# data\ncdt==0.6.0  # pairs\n\n")

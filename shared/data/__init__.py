@@ -1,8 +1,8 @@
 """Data sets: located, checked and read, each from a module of its own in this package.
 
-A data set comes from a file inside a pinned package (`PackageFile`), from a download (`Download`), or from a
-developer's mirror of the papers' own data (`from_mirror`). A missing or damaged one is an error that says what to
-do; nothing is ever replaced by something synthetic.
+A data set comes from a file inside a pinned package (`PackageFile`), from a download (`Download`), from an extract that is
+committed here (`extract`), or from a developer's mirror of the papers' own data (`from_mirror`). A missing or damaged one is an
+error that says what to do; nothing is ever replaced by something synthetic.
 """
 
 import hashlib
@@ -98,6 +98,19 @@ def cache_folder() -> Path:
     import pooch
 
     return Path(os.environ.get("REPLICATIONS_CACHE") or pooch.os_cache("replications"))
+
+
+def extract(name: str, sha256: str) -> Path:
+    """The path of an extract that is part of this repository, in shared/data/extracts, beside a text with its licence.
+
+    Raises DataError when it is missing or its sha256 differs.
+    """
+    path = Path(__file__).parent / "extracts" / name
+    remedy = "it is part of this repository, restore it from there"
+    if not path.exists():
+        raise DataError(f"{path} is missing: {remedy}")
+    _check(path, sha256, remedy)
+    return path
 
 
 def from_mirror(*parts: str) -> Path:

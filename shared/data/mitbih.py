@@ -1,19 +1,16 @@
 """Two half-hour electrocardiograms, records 100 and 101 of the MIT-BIH arrhythmia database, with the beats' labels (real)."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from shared.data import DataError
+from shared.data import extract
 
 LICENCE = "Open Data Commons Attribution Licence 1.0"
 CITATION = (
     "Moody & Mark (2001), The impact of the MIT-BIH Arrhythmia Database, IEEE Eng. in Med. and Biol. 20(3), doi:10.13026/C2F305; "
     "Goldberger et al. (2000), PhysioBank, PhysioToolkit, and PhysioNet, Circulation 101(23)"
 )
-FILE = Path(__file__).parent / "extracts" / "mitbih_100_101.npz"
 SHA256 = "f72919108ee309fa5e43d3a018756a9eccbe213a9f5922fe3de092b372195819"
 RATE = 360  # samples a second
 LEADS = {"100": ("MLII", "V5"), "101": ("MLII", "V1")}  # a man of 69, a woman of 75
@@ -37,9 +34,7 @@ def load(name: str) -> Record:
     """
     if name not in LEADS:
         raise ValueError(f"name must be 100 or 101, not {name!r}")
-    if not FILE.exists() or hashlib.sha256(FILE.read_bytes()).hexdigest() != SHA256:
-        raise DataError(f"{FILE} is missing or damaged: it is part of this repository, restore it from there")
-    with np.load(FILE) as z:
+    with np.load(extract("mitbih_100_101.npz", SHA256)) as z:
         units = np.cumsum(np.column_stack([z[f"first_{name}"], z[f"steps_{name}"]]), axis=1, dtype=np.int64)
         events = z[f"events_{name}"]
     return Record((units - 1024) / 200.0, events[:, 0], events[:, 1])

@@ -1,16 +1,13 @@
 """SemEval-2010 Task 8: sentences with two marked nouns and the relation between these, as embeddings (real; an extract)."""
 
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from shared.data import DataError
+from shared.data import extract
 
 LICENCE = "CC BY 3.0"
 CITATION = "Hendrickx et al. (2010), SemEval-2010 Task 8: Multi-way classification of semantic relations between pairs of nominals"
-FILE = Path(__file__).parent / "extracts" / "semeval2010.npz"
 SHA256 = "06c34f6c4e45bd219eb52de30df577aec786f8c0464e2242c2164e107abd705b"
 
 
@@ -33,8 +30,6 @@ def load(part: str) -> Part:
     """
     if part not in ("train", "test"):
         raise ValueError(f"part must be train or test, not {part!r}")
-    if not FILE.exists() or hashlib.sha256(FILE.read_bytes()).hexdigest() != SHA256:
-        raise DataError(f"{FILE} is missing or damaged: it is part of this repository, restore it from there")
-    with np.load(FILE) as packed:
+    with np.load(extract("semeval2010.npz", SHA256)) as packed:
         features, labels = packed[f"{part}_features"].astype(float), packed[f"{part}_labels"].astype(int)
         return Part(features, labels, tuple(packed["names"].tolist()))

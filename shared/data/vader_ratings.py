@@ -1,16 +1,13 @@
 """How about twenty people rated the feeling of tweets and of sentences from product reviews (real; an extract)."""
 
-import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from shared.data import DataError
+from shared.data import extract
 
 LICENCE = "MIT (the archive vaderSentiment 3.3.2, which holds the ratings)"
 CITATION = "Hutto & Gilbert (2014), VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text, ICWSM-14"
-FILE = Path(__file__).parent / "extracts" / "vader_ratings.npz"
 SHA256 = "0960a7c0e4413ef4964f3b51800c2fb2f51f86e563c03d9a3d274efbbb14cf26"
 SETS = ("tweets", "products")
 
@@ -32,9 +29,7 @@ def load(name: str) -> Rated:
     """The first 2,000 texts of "tweets" or "products". Raises ValueError for another name, DataError for a damaged file."""
     if name not in SETS:
         raise ValueError(f"name must be one of {', '.join(SETS)}, not {name!r}")
-    if not FILE.exists() or hashlib.sha256(FILE.read_bytes()).hexdigest() != SHA256:
-        raise DataError(f"{FILE} is missing or damaged: it is part of this repository, restore it from there")
-    with np.load(FILE) as packed:
+    with np.load(extract("vader_ratings.npz", SHA256)) as packed:
         parts = {field: packed[f"{name}_{field}"] for field in Rated._fields}
     return Rated(
         parts["ratings"].astype(int), parts["features"].astype(float), parts["mean"], parts["components"], parts["texts"].tolist()
