@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shared import peers
 from shared.data import PackageFile
 
 FILE = PackageFile(
@@ -24,11 +25,11 @@ def embed(texts: Sequence[str]) -> np.ndarray:
     if not len(texts):
         raise ValueError("texts: none given")
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
+    transformers = peers.load("transformers")
     folder: Path = FILE.path().parent
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     rows = []
     with torch.no_grad():
         for text in texts:  # one by one, so that no text's numbers depend on its neighbours
