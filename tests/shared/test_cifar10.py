@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shared.data import DataError, cifar10
+from shared.data import DataError, cifar10, from_mirror
 
 
 def installed(load, *arguments):
@@ -25,6 +25,13 @@ def test_people_label_the_same_images():
     wrong = {kind: (installed(cifar10.human_labels, kind)[:10_000] != y).mean() for kind in cifar10.HUMAN}
     assert 0.08 < wrong["aggregate"] < 0.10 and 0.39 < wrong["worst"] < 0.42
     assert all(0.16 < wrong[f"random{i}"] < 0.19 for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("kind", cifar10.HUMAN)
+def test_the_package_holds_the_authors_own_labels(kind):
+    original = np.load(installed(from_mirror, "cifar10n", "cifar10n.npz"))
+    np.testing.assert_array_equal(installed(cifar10.human_labels, kind), original[cifar10.HUMAN[kind]])
+    np.testing.assert_array_equal(installed(cifar10.load_labels, "train"), original["clean_label"])
 
 
 def test_bad_arguments():
