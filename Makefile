@@ -32,8 +32,9 @@ accept: $(ENV)  ## promote what ran: notebook and ledger into replications/, the
 compare: $(ENV)  ## what the last run changed, accepted and new side by side in build/compare.html
 	@$(WORKFLOW).compare --only "$(ONLY)"
 
-fresh: $(ENV)  ## rerun everything, recomputing recorded answers of language models as well
+fresh: $(ENV)  ## rerun everything: recorded answers of language models too, and kept networks trained anew and compared
 	@REPLICATIONS_FRESH=1 $(RERUN) --force
+	@$(WORKFLOW).retrain --only "$(ONLY)"
 
 test: $(ENV)  ## unit tests, registry tests and nbval over the committed notebooks
 	@$(WORKFLOW).test --only "$(ONLY)"

@@ -1,0 +1,79 @@
+"""Train kept networks anew and compare their scores with those on record: what `make fresh` does beside rerunning the notebooks.
+
+python -m shared.workflow.retrain [--only ...]
+
+New files go to build/weights/<family>/<slug>; what is committed stays as it is. On another processor the same seed ends in other
+weights, so scores may differ by a twentieth; a script that no longer makes what is on record is off by more.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from shared.place import ROOT
+from shared.workflow import sources
+
+RELATIVE, ABSOLUTE = 0.05, 0.02
+PROVENANCE = "provenance.json"
+
+
+def kept(paper: str) -> dict[str, dict[str, float]]:
+    """The scores on record of a paper's networks, by file; empty when it keeps none (or none through shared.zoo)."""
+    return _scores(sources.folder(paper) / "weights")
+
+
+def differing(recorded: dict[str, dict[str, float]], found: dict[str, dict[str, float]]) -> list[str]:
+    """A line for each score on record that was not found again, within 5 % or .02."""
+    lines = []
+    for file, scores in recorded.items():
+        for name, old in scores.items():
+            new = found.get(file, {}).get(name, math.nan)
+            if not math.isclose(old, new, rel_tol=RELATIVE, abs_tol=ABSOLUTE):
+                lines.append(f"{file} {name}: {old:g} on record, {new:g} now")
+    return lines
+
+
+def retrain(paper: str) -> list[str]:
+    """Run a paper's weights/train.py into build/; what differs from the record. Raises CalledProcessError when it fails."""
+    out = ROOT / "build" / "weights" / paper
+    shutil.rmtree(out, ignore_errors=True)
+    module = f"replications.{paper.replace('/', '.')}.weights.train"
+    subprocess.run([sys.executable, "-m", module, "--out", str(out)], cwd=ROOT, check=True)
+    return differing(kept(paper), _scores(out))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train kept networks anew and compare their scores.")
+    parser.add_argument("--only", default="", help="family/slug, a family, or several")
+    arguments = parser.parse_args()
+    try:
+        papers = [paper for paper in sources.papers(arguments.only) if kept(paper)]
+    except sources.UnknownPaper as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    bad = 0
+    for paper in papers:
+        print(f"{paper}: training its networks anew ...", flush=True)
+        try:
+            lines = retrain(paper)
+        except subprocess.CalledProcessError as error:
+            lines = [f"weights/train.py ended with status {error.returncode}"]
+        for line in lines:
+            print(f"error: {paper}: {line}", file=sys.stderr)
+        print(f"{paper}: {'its scores are those on record' if not lines else 'NOT what is on record'}")
+        bad += bool(lines)
+    return 1 if bad else 0
+
+
+def _scores(folder: Path) -> dict[str, dict[str, float]]:
+    note = folder / PROVENANCE
+    files = json.loads(note.read_text(encoding="utf-8")).get("files", {}) if note.exists() else {}
+    return {name: entry["scores"] for name, entry in files.items() if isinstance(entry, dict) and "scores" in entry}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
