@@ -32,6 +32,7 @@ def keep(path: Path, tensors: Mapping[str, torch.Tensor], scores: Mapping[str, f
         raise ValueError(f"scores: {path.name} needs at least one, and finite ones, not {dict(scores)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(small, path)
+    path.chmod(0o644)  # safetensors lets the owner alone read
     entry = {"sha256": digest(path), "scores": {k: round(float(v), 4) for k, v in scores.items()}, "torch": torch.__version__}
     note = path.parent / PROVENANCE
     everything = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"files": {}}
