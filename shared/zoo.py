@@ -34,19 +34,23 @@ def keep(path: Path, tensors: Mapping[str, torch.Tensor], scores: Mapping[str, f
     save_file(small, path)
     path.chmod(0o644)  # safetensors lets the owner alone read
     entry = {"sha256": digest(path), "scores": {k: round(float(v), 4) for k, v in scores.items()}, "torch": torch.__version__}
-    note = path.parent / PROVENANCE
-    everything = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"files": {}}
+    everything = _provenance(path.parent)
     everything["files"][path.name] = entry | about
-    place.write_whole(note, (json.dumps(everything, indent=1, sort_keys=True) + "\n").encode())
+    place.write_whole(path.parent / PROVENANCE, (json.dumps(everything, indent=1, sort_keys=True) + "\n").encode())
 
 
 def record(path: Path) -> dict:
     """The entry of a kept file: sha256, scores, torch and what `keep` was told. Raises ValueError when there is none."""
-    note = path.parent / PROVENANCE
-    entries = json.loads(note.read_text(encoding="utf-8"))["files"] if note.exists() else {}
+    entries = _provenance(path.parent)["files"]
     if path.name not in entries:
-        raise ValueError(f"{note} knows no {path.name}, only {', '.join(entries) or 'nothing'}; {_remedy(path)}")
+        raise ValueError(f"{path.parent} has no record of {path.name}, only of {', '.join(entries) or 'nothing'}; {_remedy(path)}")
     return entries[path.name]
+
+
+def scores(folder: Path) -> dict[str, dict[str, float]]:
+    """The scores on record of the files kept in a folder, by file; empty where there are none (or none that `keep` wrote)."""
+    entries = _provenance(folder).get("files", {})
+    return {name: entry["scores"] for name, entry in entries.items() if isinstance(entry, dict) and "scores" in entry}
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
@@ -63,6 +67,11 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _provenance(folder: Path) -> dict:
+    note = folder / PROVENANCE
+    return json.loads(note.read_text(encoding="utf-8")) if note.exists() else {"files": {}}
 
 
 def _small(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,8 @@ def test_a_second_file_leaves_the_first_entry(kept):
     zoo.keep(kept.with_name("other.safetensors"), {"w": torch.zeros(1)}, {"loss": 1.0})
     assert set(json.loads((kept.parent / "provenance.json").read_text())["files"]) == {"net.safetensors", "other.safetensors"}
     assert zoo.read(kept)
+    assert zoo.scores(kept.parent) == {"net.safetensors": {"loss": 0.1235}, "other.safetensors": {"loss": 1.0}}
+    assert zoo.scores(kept.parent / "nowhere") == {}
 
 
 def test_a_changed_file_is_not_read(kept):
@@ -34,7 +36,7 @@ def test_a_changed_file_is_not_read(kept):
 
 
 def test_a_missing_file_or_entry_is_named(kept):
-    with pytest.raises(ValueError, match=r"knows no else.safetensors, only net.safetensors"):
+    with pytest.raises(ValueError, match=r"no record of else.safetensors, only of net.safetensors"):
         zoo.read(kept.with_name("else.safetensors"))
     kept.unlink()
     with pytest.raises(ValueError, match=r"net.safetensors is missing"):

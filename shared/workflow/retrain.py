@@ -7,23 +7,16 @@ weights, so scores may differ by a twentieth; a script that no longer makes what
 """
 
 import argparse
-import json
 import math
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+from shared import zoo
 from shared.place import ROOT
 from shared.workflow import sources
 
 RELATIVE, ABSOLUTE = 0.05, 0.02
-PROVENANCE = "provenance.json"
-
-
-def kept(paper: str) -> dict[str, dict[str, float]]:
-    """The scores on record of a paper's networks, by file; empty when it keeps none (or none through shared.zoo)."""
-    return _scores(sources.folder(paper) / "weights")
 
 
 def differing(recorded: dict[str, dict[str, float]], found: dict[str, dict[str, float]]) -> list[str]:
@@ -43,7 +36,7 @@ def retrain(paper: str) -> list[str]:
     shutil.rmtree(out, ignore_errors=True)
     module = f"replications.{paper.replace('/', '.')}.weights.train"
     subprocess.run([sys.executable, "-m", module, "--out", str(out)], cwd=ROOT, check=True)
-    return differing(kept(paper), _scores(out))
+    return differing(zoo.scores(sources.folder(paper) / "weights"), zoo.scores(out))
 
 
 def main() -> int:
@@ -51,7 +44,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="family/slug, a family, or several")
     arguments = parser.parse_args()
     try:
-        papers = [paper for paper in sources.papers(arguments.only) if kept(paper)]
+        papers = [paper for paper in sources.papers(arguments.only) if zoo.scores(sources.folder(paper) / "weights")]
     except sources.UnknownPaper as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -67,12 +60,6 @@ def main() -> int:
         print(f"{paper}: {'its scores are those on record' if not lines else 'NOT what is on record'}")
         bad += bool(lines)
     return 1 if bad else 0
-
-
-def _scores(folder: Path) -> dict[str, dict[str, float]]:
-    note = folder / PROVENANCE
-    files = json.loads(note.read_text(encoding="utf-8")).get("files", {}) if note.exists() else {}
-    return {name: entry["scores"] for name, entry in files.items() if isinstance(entry, dict) and "scores" in entry}
 
 
 if __name__ == "__main__":
