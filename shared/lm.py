@@ -82,23 +82,32 @@ def _converted() -> Path:
     return target if target.exists() else complete_folder(target, _convert)
 
 
-def _convert(folder: Path) -> None:
+def from_gguf(path: Path, device: str = "cpu"):
+    """Tokenizer and causal language model of a GGUF file, de-quantised to float32: 4 bytes a weight, and a minute a billion.
+
+    Raises ValueError when the file does not hold the weights that transformers expects.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    gguf = GGUF.path()
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     # not `from_pretrained(gguf_file=...)`: it asks for accelerate, and what it reads cannot be saved
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source), dtype=torch.float32)
-    tensors = load_gguf_checkpoint(str(gguf), return_tensors=True, model_to_load=model)["tensors"]
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(**source), dtype=torch.float32)
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:  # the output layer is the embedding
         raise ValueError(
-            f"{gguf.name} does not hold the weights that transformers expects: missing {missing}, unexpected {unexpected}"
+            f"{path.name} does not hold the weights that transformers expects: missing {missing}, unexpected {unexpected}"
         )
+    return AutoTokenizer.from_pretrained(**source), model.eval().requires_grad_(False)
+
+
+def _convert(folder: Path) -> None:
+    tokenizer, model = from_gguf(GGUF.path())
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @contextmanager
