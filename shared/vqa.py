@@ -61,7 +61,10 @@ class Asked(NamedTuple):
 class System(nn.Module):
     """Three convolutions see, a bag of words or a GRU reads, and the product of both is answered.
 
-    words, answers: how many there are. ordered: read with a GRU, word after word, instead of adding up the words.
+    words, answers: how many there are. ordered: read with a GRU, word after word, instead of adding them up. width: of features.
+    Layers: `filters`, weights of the convolutions, a row an output channel; `even`, `look`, `level` make features of what they see;
+    `embed`, a row a word and row 0 for none; `listen` and `recall`, the GRU's gates from the word and from its state; `read_out`
+    and `plain` make features of what was read; `say` gives scores of answers.
     """
 
     def __init__(self, words: int, answers: int, rng: torch.Generator, *, ordered: bool, width: int = 64):

@@ -70,6 +70,11 @@ def test_augment(kind, question, answer, expected):
     assert method.augment(kind, question, answer) == expected
 
 
+def test_augment_wants_a_kind():
+    with pytest.raises(ValueError, match="kind must be one of"):
+        method.augment("where", "Where is it?", "here")
+
+
 @pytest.fixture(scope="module")
 def facts():
     names = [("red", "circle"), ("teal", "triangle"), ("red", "rectangle"), ("gray", "circle")]
@@ -117,6 +122,8 @@ def test_spearman_is_scipys():
     a, b = seeding.rng(0, "spearman").integers(6, size=(2, 30))
     assert method.spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
     assert method.spearman(a, np.ones(30)) == 0
+    with pytest.raises(ValueError, match="no NaN"):
+        method.spearman([1.0, np.nan, 2.0], [1, 2, 3])
 
 
 def test_pseudo_values_of_a_mean_are_means_of_groups():

@@ -64,8 +64,10 @@ TEMPLATES = {  # of an original question, and of the question whose answer is th
 def augment(kind: str, question: str, answer: str) -> str | None:
     """The yes/no question, answered by yes, about what an open question and its answer say; None if it has not the kind's form.
 
-    kind: of TEMPLATES. "What color is the shirt?", "red" -> "Is the color of the shirt red?".
+    kind: of TEMPLATES. "What color is the shirt?", "red" -> "Is the color of the shirt red?". Raises ValueError for another kind.
     """
+    if kind not in TEMPLATES:
+        raise ValueError(f"kind must be one of {list(TEMPLATES)}, not {kind!r}")
     pattern, form = TEMPLATES[kind]
     found = re.fullmatch(pattern, question.strip().rstrip("?").strip().lower())
     if found is None or answer in ("yes", "no"):
@@ -126,7 +128,12 @@ def _of_picture(kind: str, own: str, other: str) -> list[tuple[str, ...]]:
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Rank correlation of two arrays (n,), ties at their mean rank; 0 where one of them is constant: then it orders nothing."""
+    """Rank correlation of two arrays (n,), ties at their mean rank; 0 where one of them is constant: then it orders nothing.
+
+    Raises ValueError for NaN.
+    """
+    if np.isnan(a).any() or np.isnan(b).any():
+        raise ValueError("a and b must have no NaN: a system without a RAD has no rank")
     a, b = rankdata(a), rankdata(b)
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
