@@ -219,10 +219,3 @@ def test_bad_input_is_named(tmp_path):
     file.write_text(json.dumps([{"id": "1", "query": QUERY, "context": text("Aba causes Cac")}]))
     with pytest.raises(ValueError, match="no field 'metadata'"):
         counterbench.load(file)
-
-
-def test_the_extract_is_the_benchmark_half(table):
-    assert len(table) == 500
-    assert table.type.value_counts().to_dict() == {"basic": 125, "joint": 125, "nested": 125, "conditional": 125}
-    assert set(table.answer) == {"yes", "no"} and set(table["size"]) == set(range(5, 10)) and set(table.names) <= set(range(5))
-    assert np.isclose((table.answer == "yes").mean(), 247 / 500)

@@ -1,9 +1,10 @@
 """Records what a larger model writes when it is asked the benchmark's questions, greedily; 90 seconds a question on one core.
 
-    python -m replications.llm.counterbench.answers.record MODEL.gguf [--out FOLDER] [--questions 40]
+    python -m replications.llm.counterbench.answers.record MODEL.gguf [--out FOLDER] [--questions 40] [--file QUESTIONS.json]
 
 The notebook reads answers.parquet; it cannot compute these answers again, because the model does not come with the environment.
-Needs `xllamacpp`. Ours are of Qwen2.5-Coder-1.5B-Instruct, 4 bits a weight (Q4_K_M), whose file has the SHA-256 in the table.
+Needs `xllamacpp`; the template of a chat is Qwen's. Without --out the answers on record are replaced.
+Ours are of Qwen2.5-Coder-1.5B-Instruct, 4 bits a weight (Q4_K_M), whose file has the SHA-256 in the table.
 """
 
 import argparse
@@ -22,8 +23,8 @@ CHAT = (  # the model's own template, for a reply that is begun
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
-QUESTIONS = 40  # that the larger model was asked
-READINGS = 60  # control questions that it was asked
+QUESTIONS = 40
+READINGS = 60  # questions of the reading control
 LONG, SHORT = {"max_tokens": 400, "temperature": 0}, {"max_tokens": 16, "temperature": 0}
 
 
@@ -108,9 +109,11 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--file", type=Path, help="the benchmark's JSON, in place of the half kept here")
+    parser.add_argument("--name", default="Qwen2.5-Coder-1.5B-Instruct-Q4_K_M", help="of the model, for the record")
     arguments = parser.parse_args()
-    table, reply = questions(), writer(arguments.model)
-    name = f"Qwen2.5-Coder-1.5B-Instruct-Q4_K_M@{zoo.digest(arguments.model)}"
+    table, reply = questions(arguments.file), writer(arguments.model)
+    name = f"{arguments.name}@{zoo.digest(arguments.model)}"
     responses = lm.Responses(arguments.out / "answers.parquet", name, fresh=True)
 
     def ask(texts: list[str], decoding: dict) -> None:
