@@ -322,8 +322,8 @@ def contact_scenes(photographs: Tensor, masks: Tensor, n: int, horizon: int, rng
     """n scenes of two sprites, their steady velocities (n, 2, 2), pixels a frame, and whether they will touch (n,): half of them.
 
     Frames 0 to 2 are to be seen: in these both sprites are wholly inside, and apart. They touch or not in frames 3 to `horizon`.
-    Velocities are random, up to 3 pixels down or up and left or right; half of the sprites rest, but not both of a scene. A few
-    clips show the same scene with other velocities, since each is tried with eight.
+    Velocities are random, up to 3 pixels down or up and left or right; half of the sprites rest, but not both of a scene. Every
+    clip has a scene of its own: of clips that share one, a read-out would learn the scene.
     """
     kept, found = {False: [], True: []}, {False: 0, True: 0}
 
@@ -335,7 +335,7 @@ def contact_scenes(photographs: Tensor, masks: Tensor, n: int, horizon: int, rng
     while min(found.values()) < n // 2:
         scenes = moving_photographs.draw(photographs, masks, 4 * n, rng, sprites=2)
         fit = scenes.shape.any((2, 3)).all(1) & inside(scenes, torch.zeros_like(scenes.place))
-        scenes = Scenes(*(part[fit].repeat_interleave(8, 0) for part in scenes))
+        scenes = Scenes(*(part[fit] for part in scenes))
         n_tried = len(scenes.place)
         velocity = torch.randint(-3, 4, (n_tried, 2, 2), generator=rng) * (torch.rand(n_tried, 2, 1, generator=rng) < 0.5)
         fit = (velocity != 0).any((1, 2)) & inside(scenes, velocity)
