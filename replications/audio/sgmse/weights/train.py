@@ -60,7 +60,7 @@ SPREAD = 0.09  # of clean minus noisy, per bin: measured on validation mixtures
 FRAMES, BATCH, LR, EMA, T_END = 96, 8, 5e-4, 0.999, 0.03
 SNRS = (0.0, 5.0, 10.0, 15.0)  # dB
 ROOMS = 4  # simulated rooms that each training phrase is heard in
-STEPS, FIRST = 12_000, 5
+STEPS, FIRST = 3500, 5
 HALF = float(np.log(0.5 / 0.05) / np.log(1.0 / 0.05))  # when the Gaussian start's noise is as small as SGMSE's: s_max^t = .5
 
 
@@ -338,7 +338,7 @@ class Stage:
     def noise(self, setting: Setting, copy: int) -> Callable[[], Tensor]:
         key = setting.split, setting.condition, copy
         if key not in self.kept:
-            self.kept[key] = draws(setting.condition, range(len(self.mixtures(*key[:2])[0]))), []
+            self.kept[key] = draws(setting.condition, range(len(self.mixtures(*key[:2])[0])), copy), []
         draw, drawn = self.kept[key]
         place = iter(range(10_000))
 
